@@ -1,0 +1,133 @@
+"""Role 2, HTTP: the state of everything, read from the ledger."""
+
+import hashlib
+import hmac
+from datetime import datetime
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path
+
+from service.api import schemas, status
+from service.api.metrics import registry
+from service.core.completion import retry_study
+from service.core.heartbeat import silent_roles
+from service.core.ledger import Ledger
+from service.core.settings import Settings, Token
+from service.core.states import StudyState
+from service.core.tables import Study
+
+_DESCRIPTION = (
+    "Gateway between a PACS and a chest X-ray pneumonia model. Research use only, not for diagnosis."
+)
+_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
+
+
+def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
+    """Return the application; everything but `/healthz` and `/readyz` asks who is there."""
+    app = FastAPI(title="Hilum", version=version("hilum"), description=_DESCRIPTION, openapi_url=None)
+    bearer = HTTPBearer(auto_error=False)
+
+    def identify(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    ) -> Token | None:
+        """Return whose token was shown. Without tokens the API serves this machine alone, by its own name."""
+        if not settings.api_tokens:
+            host = request.headers.get("host", "").rsplit(":", 1)[0]
+            if host not in _LOOPBACK_HOSTS:
+                raise HTTPException(403, "without HILUM_API_TOKENS only http://127.0.0.1 is answered")
+            return None
+        shown = hashlib.sha256((credentials.credentials if credentials else "").encode()).hexdigest()
+        for token in settings.api_tokens:
+            if hmac.compare_digest(token.sha256, shown):
+                return token
+        raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+
+    def may_act(token: Annotated[Token | None, Depends(identify)]) -> None:
+        if token is not None and token.role == "viewer":
+            raise HTTPException(403, "a viewer's token reads only")
+
+    known = [Depends(identify)]
+    metrics = registry(ledger)
+
+    @app.exception_handler(SQLAlchemyError)
+    def ledger_unreachable(_request: Request, fault: SQLAlchemyError) -> JSONResponse:
+        return JSONResponse({"detail": f"the ledger cannot be reached ({type(fault).__name__})"}, 503)
+
+    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path), name="assets")
+
+    @app.get("/openapi.json", dependencies=known, include_in_schema=False)
+    def openapi() -> dict[str, Any]:
+        return app.openapi()
+
+    @app.get("/docs", dependencies=known, include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Hilum API",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon-32x32.png",
+        )
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """Say that this process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"model": schemas.Readiness}})
+    def readyz(response: Response) -> schemas.Readiness:
+        """Say whether every role is alive, and which is not."""
+        try:
+            faults = silent_roles(ledger)
+        except SQLAlchemyError as fault:
+            faults = {"ledger": f"cannot be reached ({type(fault).__name__})"}
+        response.status_code = 503 if faults else 200
+        return schemas.Readiness(ready=not faults, faults=faults)
+
+    @app.get("/metrics", dependencies=known, response_class=Response)
+    def scrape() -> Response:
+        """Return the metrics in Prometheus' text format."""
+        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/api/studies", dependencies=known)
+    def studies(
+        state: StudyState | None = None,
+        since: datetime | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Annotated[int | None, Query(ge=0)] = None,
+    ) -> schemas.StudyList:
+        """List studies, newest first."""
+        with ledger.read() as session:
+            return status.list_studies(session, state, since, limit, cursor)
+
+    @app.get("/api/studies/{study_instance_uid}", dependencies=known)
+    def study(study_instance_uid: str) -> schemas.StudyOut:
+        """Return all that is known of one study."""
+        with ledger.read() as session:
+            found = status.study(session, study_instance_uid)
+        if found is None:
+            raise HTTPException(404, "no such study")
+        return found
+
+    @app.post("/api/studies/{study_instance_uid}/retry", dependencies=[Depends(may_act)])
+    def retry(study_instance_uid: str) -> dict[str, Literal["retried"]]:
+        """Give what failed or was parked of one study another try."""
+        with ledger.write() as session:
+            found = session.scalars(
+                select(Study).where(Study.study_instance_uid == study_instance_uid)
+            ).one_or_none()
+            if found is None:
+                raise HTTPException(404, "no such study")
+            retry_study(session, found)
+        return {"status": "retried"}
+
+    return app

@@ -1,0 +1,98 @@
+"""The JSON of the API; field names are fixed, others script against them."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ResultOut(BaseModel):
+    finding: str
+    probability: float | None
+    threshold: float | None
+    reason: str | None
+    pattern: str | None
+    flags: list[str]
+
+
+class InstanceOut(BaseModel):
+    sop_instance_uid: str
+    sop_class_uid: str
+    state: str
+    finding: str | None
+    probability: float | None
+    reason: str | None
+    flags: list[str]
+
+
+class ModelOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    version: str
+    sha256: str
+
+
+class ReportOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    kind: str
+    revision: int
+
+
+class DeliveryOut(BaseModel):
+    destination: str
+    sop_instance_uid: str
+    state: str
+    attempts: int
+    last_error: str | None
+    delivered_at: datetime | None
+    confirmed_at: datetime | None
+
+
+class EventOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    at: datetime
+    kind: str
+    detail: str
+
+
+class StudySummary(BaseModel):
+    """One line of the study list."""
+
+    study_instance_uid: str
+    state: str
+    revision: int
+    attention: str | None
+    reason: str | None
+    received_at: datetime
+    reported_at: datetime | None
+    delivered_at: datetime | None
+    confirmed_at: datetime | None
+    result: ResultOut | None
+
+
+class StudyOut(StudySummary):
+    """All that is known of one study, without what identifies the patient."""
+
+    instances: list[InstanceOut]
+    model: ModelOut | None
+    reports: list[ReportOut]
+    deliveries: list[DeliveryOut]
+    events: list[EventOut]
+
+
+class StudyList(BaseModel):
+    """A page of studies, newest first; `cursor` asks for the next page, null on the last one."""
+
+    studies: list[StudySummary]
+    cursor: str | None
+
+
+class Readiness(BaseModel):
+    """Whether every role is alive; `faults` names what is down and why."""
+
+    ready: bool
+    faults: dict[str, str]

@@ -1,0 +1,140 @@
+"""What the ledger says of studies and of the gateway, as the API shows it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, selectinload
+
+from service.api import schemas
+from service.core.leases import STAGES, Stage, count_ready, ready
+from service.core.ledger import now
+from service.core.states import AnalysisState, DeliveryState, InstanceState
+from service.core.tables import Analysis, Instance, Model, Outbox, Report, Study
+
+
+def list_studies(
+    session: Session, state: str | None, since: datetime | None, limit: int, cursor: int | None
+) -> schemas.StudyList:
+    """Return studies, newest first; `cursor` is the last id of the page before."""
+    query = select(Study).order_by(Study.id.desc()).limit(limit + 1)
+    if state:
+        query = query.where(Study.state == state)
+    if since:
+        query = query.where(Study.received_at >= since)
+    if cursor is not None:
+        query = query.where(Study.id < cursor)
+    found = session.scalars(query).all()
+    page = found[:limit]
+    return schemas.StudyList(
+        studies=[schemas.StudySummary.model_validate(_summary(study)) for study in page],
+        cursor=str(page[-1].id) if len(found) > limit else None,
+    )
+
+
+def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
+    """Return one study with its instances, reports, deliveries and events, or None."""
+    found = session.scalars(
+        select(Study)
+        .where(Study.study_instance_uid == study_instance_uid)
+        .options(
+            selectinload(Study.instances).selectinload(Instance.analyses),
+            selectinload(Study.reports).selectinload(Report.deliveries),
+            selectinload(Study.events),
+            selectinload(Study.model),
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    return schemas.StudyOut.model_validate(
+        {
+            **_summary(found),
+            "instances": [_instance(instance) for instance in found.instances],
+            "model": found.model,
+            "reports": found.reports,
+            "deliveries": [_delivery(report, item) for report in found.reports for item in report.deliveries],
+            "events": found.events,
+        }
+    )
+
+
+def counts(session: Session) -> dict[str, dict[str, float]]:
+    """Return the numbers behind the metrics, by metric and label."""
+    states = session.execute(select(Study.state, func.count()).group_by(Study.state)).tuples()
+    findings = session.execute(
+        select(Study.finding, func.count()).where(Study.finding.is_not(None)).group_by(Study.finding)
+    ).tuples()
+    instances = session.execute(select(Instance.state, func.count()).group_by(Instance.state)).tuples()
+    deliveries = session.execute(
+        select(Outbox.destination, Outbox.state, func.count()).group_by(Outbox.destination, Outbox.state)
+    ).tuples()
+    return {
+        "studies": dict(states.all()),
+        "findings": {str(finding): count for finding, count in findings},
+        "instances": dict(instances.all()),
+        "deliveries": {f"{name}\x1f{state}": count for name, state, count in deliveries},
+        "ready": {stage.queue: count_ready(session, stage) for stage in STAGES},
+        "oldest_ready_seconds": {stage.queue: _oldest(session, stage) for stage in STAGES},
+    }
+
+
+def models(session: Session) -> Sequence[Model]:
+    """Return every model that has looked at a film."""
+    return session.scalars(select(Model)).all()
+
+
+def _oldest(session: Session, stage: Stage) -> float:
+    oldest = session.scalar(select(func.min(stage.table.ready_at)).where(ready(stage)))
+    return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
+
+
+def _summary(found: Study) -> dict[str, object]:
+    result = None
+    if found.finding is not None:
+        result = schemas.ResultOut(
+            finding=found.finding,
+            probability=found.probability,
+            threshold=found.threshold,
+            reason=found.result_reason,
+            pattern=found.pattern,
+            flags=found.flags,
+        )
+    return {
+        "study_instance_uid": found.study_instance_uid,
+        "state": found.state,
+        "revision": found.revision,
+        "attention": found.attention,
+        "reason": found.reason,
+        "received_at": found.received_at,
+        "reported_at": found.reported_at,
+        "delivered_at": found.delivered_at,
+        "confirmed_at": found.confirmed_at,
+        "result": result,
+    }
+
+
+def _instance(instance: Instance) -> schemas.InstanceOut:
+    done = [analysis for analysis in instance.analyses if analysis.state == AnalysisState.DONE]
+    analysis: Analysis | None = max(done, key=lambda item: item.id, default=None)
+    analysed = analysis if instance.state == InstanceState.ANALYSED else None
+    return schemas.InstanceOut(
+        sop_instance_uid=instance.sop_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        state=instance.state,
+        finding=analysed.finding if analysed else "not_analysed" if instance.reason else None,
+        probability=analysed.probability if analysed else None,
+        reason=analysed.reason if analysed else instance.reason,
+        flags=[*instance.flags, *(analysed.flags if analysed else [])],
+    )
+
+
+def _delivery(report: Report, item: Outbox) -> schemas.DeliveryOut:
+    return schemas.DeliveryOut(
+        destination=item.destination,
+        sop_instance_uid=report.sop_instance_uid,
+        state=item.state,
+        attempts=item.attempts,
+        last_error=item.last_error if item.state != DeliveryState.CONFIRMED else None,
+        delivered_at=item.delivered_at,
+        confirmed_at=item.confirmed_at,
+    )

@@ -1,0 +1,228 @@
+"""`hilum demo`: the main job on real films, end to end, with nothing but this machine.
+
+Starts the whole gateway in a temporary data folder and a small storage SCP that plays the PACS, pushes the
+films over DIMSE, and shows what the PACS got back.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from service.commands.analyse import PICTURES
+from service.commands.pacs import Pacs
+from service.commands.picture import film_of_picture
+from service.commands.send import files_of
+from service.commands.status import shown_probability
+from service.commands.supervise import hilum_command
+from service.core.errors import ConfigurationError, Refused
+from service.core.header import Header, read_header
+from worker.scu import Sendable, send
+
+_AE_TITLE = "HILUM"
+_START_SECONDS = 90.0
+_REPORT_SECONDS = 120.0
+_FINISHED = {"delivered", "confirmed", "failed", "held"}
+
+
+@dataclass
+class _Pushed:
+    """One study of the demo: the files it came from, and when its last one was answered."""
+
+    study_instance_uid: str
+    files: dict[str, str] = field(default_factory=dict)
+    stored_at: float = 0.0
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+
+def demo(paths: list[Path], out: Path) -> int:
+    """Run the demo and print its table; return 0 only when every report arrived."""
+    console = Console()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="hilum-demo-") as folder:
+        films = list(_films(paths, Path(folder)))
+        pacs = Pacs(out, "PACS")
+        with (
+            pacs.serving() as pacs_port,
+            Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            ) as progress,
+        ):
+            task = progress.add_task("starting the gateway")
+            with _gateway(Path(folder) / "data", pacs_port, out / "gateway.log") as (dimse_port, http_port):
+                progress.update(task, description="pushing films by C-STORE")
+                studies = _push(films, dimse_port)
+                for number, study in enumerate(studies, start=1):
+                    progress.update(
+                        task, description=f"waiting for the report of study {number} of {len(studies)}"
+                    )
+                    study.outcome = _finished(http_port, study)
+    return _show(console, studies, pacs, out)
+
+
+def _films(paths: list[Path], folder: Path) -> Iterator[tuple[Path, Path, Header]]:
+    """Yield (what the user named, the DICOM file of it, its header); pictures are wrapped as DX films."""
+    found = 0
+    for path in files_of(paths) if paths else _sample_films():
+        file = path
+        if path.suffix.lower() in PICTURES:
+            file = folder / f"picture-{found}.dcm"
+            film_of_picture(path).save_as(file, enforce_file_format=True)
+        try:
+            header = read_header(file)
+        except Refused as fault:
+            sys.stderr.write(f"hilum: {path}: {fault}\n")
+            continue
+        found += 1
+        yield path, file, header
+    if not found:
+        raise ConfigurationError("no DICOM file, JPEG or PNG among the files of the demo")
+
+
+def _sample_films() -> Iterator[Path]:
+    """Yield NEMA's Philips CR chest film and lower leg, uncompressed and JPEG 2000."""
+    from pydicom.data import get_testdata_file
+
+    for name in ("RG1_UNCR.dcm", "RG1_J2KR.dcm", "RG3_UNCR.dcm", "RG3_J2KR.dcm"):
+        found = get_testdata_file(name, download=False)
+        if found is None:
+            raise ConfigurationError("the demo's films are not installed: pip install 'hilum[demo]'")
+        yield Path(str(found))
+
+
+@contextmanager
+def _gateway(data: Path, pacs_port: int, log: Path) -> Iterator[tuple[int, int]]:
+    """Run `hilum up` on free ports until the block ends; give its DIMSE and HTTP port."""
+    dimse_port, http_port = _free_port(), _free_port()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HILUM_")}
+    environment |= {
+        "HILUM_DATA_DIR": str(data),
+        "HILUM_AE_TITLE": _AE_TITLE,
+        "HILUM_DIMSE_PORT": str(dimse_port),
+        "HILUM_HTTP_PORT": str(http_port),
+        "HILUM_DESTINATIONS": f"PACS=dicom://PACS@127.0.0.1:{pacs_port}",
+        "HILUM_STUDY_QUIET_SECONDS": "2",
+        # The sample film is of a woman of 64: scored, with the limit printed beside the number.
+        "HILUM_POPULATION": os.environ.get("HILUM_POPULATION", "flag"),
+        **({"HILUM_WEIGHTS": os.environ["HILUM_WEIGHTS"]} if "HILUM_WEIGHTS" in os.environ else {}),
+    }
+    with log.open("wb") as stream:
+        process = subprocess.Popen(hilum_command("up"), env=environment, stdout=stream, stderr=stream)  # noqa: S603
+        try:
+            deadline = time.monotonic() + _START_SECONDS
+            while not _get(http_port, "/readyz").get("ready"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise ConfigurationError(f"the gateway did not start: its log is {log}")
+                time.sleep(0.1)
+            yield dimse_port, http_port
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _push(films: list[tuple[Path, Path, Header]], port: int) -> list[_Pushed]:
+    studies: dict[str, _Pushed] = {}
+    objects = [Sendable(file, header.sop_class_uid, header.transfer_syntax_uid) for _, file, header in films]
+    answers = send(objects, calling_ae_title="ROUTER", called_ae_title=_AE_TITLE, host="127.0.0.1", port=port)
+    for (path, _, header), sent in zip(films, answers, strict=True):
+        if sent.status != 0x0000:
+            sys.stderr.write(f"hilum: {path}: the gateway answered {sent.fault or f'{sent.status:04X}'}\n")
+            continue
+        study = studies.setdefault(header.study_instance_uid, _Pushed(header.study_instance_uid))
+        study.files[header.sop_instance_uid] = path.name
+        study.stored_at = time.time()
+    return list(studies.values())
+
+
+def _finished(port: int, study: _Pushed) -> dict[str, Any]:
+    """Wait until nothing more will happen to the study; return its JSON."""
+    deadline = time.monotonic() + _REPORT_SECONDS
+    while True:
+        found = _get(port, f"/api/studies/{study.study_instance_uid}")
+        unanalysed = (found.get("result") or {}).get("finding") == "not_analysed"
+        if found.get("state") in _FINISHED or (found.get("state") == "reported" and unanalysed):
+            return found
+        if time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def _show(console: Console, studies: list[_Pushed], pacs: Pacs, out: Path) -> int:
+    table = Table(title="What the PACS got back. Research use only, not for diagnosis.", show_lines=True)
+    for heading in ("study", "finding", "probability", "reports", "seconds", "remarks"):
+        table.add_column(heading, overflow="fold")
+    results, complete = [], bool(studies)
+    for study in studies:
+        found = study.outcome
+        result = found.get("result") or {}
+        expected = {report["sop_instance_uid"] for report in found.get("reports", [])}
+        arrived = [item for item in pacs.received if item.sop_instance_uid in expected]
+        unanalysed = result.get("finding") == "not_analysed"
+        complete &= bool(result) and len(arrived) == len(expected) and (unanalysed or bool(expected))
+        seconds = max((item.at for item in arrived), default=study.stored_at) - study.stored_at
+        images = [
+            f"{study.files.get(image['sop_instance_uid'], '?')}: {_said(image)}"
+            for image in found.get("instances", [])
+        ]
+        table.add_row(
+            "\n".join(study.files.values()),
+            str(result.get("finding", found.get("state", "no answer"))).replace("_", " "),
+            shown_probability(result.get("probability")),
+            str(len(arrived)),
+            f"{seconds:.1f}" if arrived else "",
+            "\n".join(
+                [*images, *([result["reason"]] if result.get("reason") else []), *result.get("flags", [])]
+            ),
+        )
+        results.append({**found, "files": study.files, "reports_received": len(arrived), "seconds": seconds})
+    console.print(table)
+    for item in pacs.received:
+        console.print(f"  {item.kind}: {item.path}", highlight=False)
+        if item.page is not None:
+            console.print(f"      as a page: {item.page}", highlight=False)
+    (out / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    console.print(f"  all of it as JSON: {out / 'results.json'}; the gateway's log: {out / 'gateway.log'}")
+    if not complete:
+        sys.stderr.write("hilum: not every report arrived\n")
+    return 0 if complete else 1
+
+
+def _said(image: dict[str, Any]) -> str:
+    probability = shown_probability(image["probability"])
+    return probability or str(image["reason"] or image["state"])
+
+
+def _get(port: int, path: str) -> dict[str, Any]:
+    """Return the gateway's JSON for `path`; empty while there is none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except OSError:
+        return {}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,190 @@
+"""`hilum`: the command line. Each command imports its role only when it is called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.core.errors import HilumError
+from service.core.settings import load
+
+app = typer.Typer(
+    name="hilum",
+    help="Gateway between a PACS and a chest X-ray pneumonia model. Research use only, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# The model room has its own command line, which also runs where only torch is installed.
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+@app.command()
+def up() -> None:
+    """Run the whole gateway on this machine: Redis, listener, scheduler, workers, API."""
+    from service.commands.up import up as run
+
+    run(load())
+
+
+@app.command()
+def listen() -> None:
+    """Run the DIMSE listener."""
+    from service.commands.roles import listen as run
+
+    run(load())
+
+
+@app.command()
+def api() -> None:
+    """Run the HTTP API."""
+    from service.commands.roles import serve_api
+
+    serve_api(load())
+
+
+@app.command()
+def scheduler() -> None:
+    """Run the scheduler."""
+    from service.commands.roles import schedule
+
+    schedule(load())
+
+
+@app.command()
+def worker(
+    queue: Annotated[
+        str | None, typer.Option(help="decode, infer, report or deliver; without it all four are supervised.")
+    ] = None,
+) -> None:
+    """Run the workers."""
+    from service.commands.roles import QUEUES, supervise_workers, work
+
+    if queue is None:
+        supervise_workers(load())
+    elif queue in QUEUES:
+        work(load(), queue)
+    else:
+        raise typer.BadParameter(f"{queue} is none of {', '.join(QUEUES)}")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the ledger to this version's revision; nothing else ever alters a table."""
+    from service.commands.roles import migrate_ledger
+
+    typer.echo(f"ledger at revision {migrate_ledger(load())}")
+
+
+@app.command()
+def demo(
+    files: Annotated[list[Path] | None, typer.Argument(help="DICOM, JPEG or PNG files, or folders.")] = None,
+    out: Annotated[Path, typer.Option(help="Where reports and pictures are put.")] = Path("demo-out"),
+) -> None:
+    """Push real radiographs through the whole gateway and show what a PACS gets back."""
+    from service.commands.demo import demo as run
+
+    raise typer.Exit(run(files or [], out))
+
+
+@app.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
+    to: Annotated[str | None, typer.Option(help="dicom://AET@host:port; without it this gateway.")] = None,
+) -> None:
+    """Send DICOM files by C-STORE, as a router would."""
+    from service.commands.send import send as run
+
+    raise typer.Exit(run(load(), paths, to))
+
+
+@app.command()
+def analyse(
+    files: Annotated[list[Path], typer.Argument(help="DICOM, JPEG or PNG files.")],
+    as_json: Json = False,
+) -> None:
+    """Analyse films without a server: file in, result out."""
+    from service.commands.analyse import analyse as run
+
+    raise typer.Exit(run(load(), files, as_json))
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train the network from scratch: --data DIR --out FILE."""
+    from model.train import main as run
+
+    raise typer.Exit(run(context.args))
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Evaluate weights on labelled films: --data DIR [--json FILE] [--plots DIR]."""
+    from model.evaluate import main as run
+
+    weights = load().weights
+    named = any(item.split("=")[0] == "--weights" for item in context.args)
+    raise typer.Exit(
+        run(context.args if named or weights is None else [*context.args, "--weights", str(weights)])
+    )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check everything the gateway leans on, with a hint for each fault."""
+    from service.commands.doctor import doctor as run
+
+    raise typer.Exit(run(load(), as_json))
+
+
+@app.command()
+def status(
+    study_instance_uid: Annotated[
+        str | None, typer.Argument(help="One study; without it the newest.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show where studies stand."""
+    from service.commands.status import status as run
+
+    raise typer.Exit(run(load(), study_instance_uid, limit, as_json))
+
+
+@app.command()
+def retry(
+    study_instance_uids: Annotated[
+        list[str], typer.Argument(help="Studies that failed or have parked reports.")
+    ],
+) -> None:
+    """Give what failed or was parked of a study another try."""
+    from service.commands.status import retry as run
+
+    raise typer.Exit(run(load(), study_instance_uids))
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    role: Annotated[str, typer.Option(help="viewer, clinician or administrator")] = "viewer",
+) -> None:
+    """Make an API token: the secret for its user, and the entry for HILUM_API_TOKENS."""
+    from service.commands.token import token as run
+
+    run(name, role)
+
+
+def main() -> None:
+    """Run the command line; what Hilum raises on purpose ends as one line on stderr."""
+    try:
+        app()
+    except HilumError as fault:
+        for line in str(fault).splitlines():
+            sys.stderr.write(f"hilum: {line}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""`hilum listen | api | scheduler | worker | migrate`: one role each, wired from the settings."""
+
+import signal
+import threading
+from pathlib import Path
+
+import structlog
+
+from service.commands.supervise import Child, Supervisor, hilum_command
+from service.core import checks, logs
+from service.core.embedded import broker_url
+from service.core.heartbeat import start_beating
+from service.core.ledger import Ledger, check_migrated, migrate
+from service.core.settings import Settings
+from service.core.spool import Spool
+
+QUEUES = ("decode", "infer", "report", "deliver")
+_log = structlog.get_logger()
+
+
+def listen(settings: Settings) -> None:
+    """Run the DIMSE listener until SIGTERM."""
+    from service.core.receive import Intake
+    from service.listener.scp import Listener
+
+    ledger, spool = _open(settings, "listener")
+    listener = Listener(settings, spool, Intake(ledger, spool, settings))
+    listener.start()
+    if not settings.calling_ae_titles:
+        _log.warning("listener.open", hint="any AE title may send: set HILUM_CALLING_AE_TITLES")
+    _log.info("listener.started", host=settings.dimse_host, port=settings.dimse_port)
+    beating = start_beating(ledger, "listener")
+    _until_terminated()
+    beating.set()
+    listener.stop()
+    ledger.close()
+
+
+def serve_api(settings: Settings) -> None:
+    """Run the HTTP API until SIGTERM."""
+    import uvicorn
+
+    from service.api.app import create_app
+
+    ledger, _spool = _open(settings, "api")
+    uvicorn.run(
+        create_app(settings, ledger),
+        host=settings.http_host,
+        port=settings.http_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    ledger.close()
+
+
+def schedule(settings: Settings) -> None:
+    """Run the scheduler until SIGTERM."""
+    from service.scheduler.scheduler import Scheduler
+
+    ledger, spool = _open(settings, "scheduler")
+    scheduler = Scheduler(ledger, spool, broker_url(settings))
+    thread = threading.Thread(target=scheduler.run, name="scheduler")
+    thread.start()
+    _until_terminated()
+    scheduler.stop()
+    thread.join()
+    ledger.close()
+
+
+def work(settings: Settings, queue: str) -> None:
+    """Run one worker pool until SIGTERM."""
+    logs.configure(queue)
+    checks.require(settings)
+    check_migrated(settings.sqlalchemy_url)
+    from worker.app import run_pool
+
+    run_pool(settings, broker_url(settings), queue)
+
+
+def supervise_workers(settings: Settings) -> None:
+    """Run the four worker pools as children until SIGTERM, starting again what dies."""
+    logs.configure("worker")
+    checks.require(settings)
+    supervisor = Supervisor()
+    for queue in QUEUES:
+        supervisor.add(Child(queue, hilum_command("worker", "--queue", queue), stop_seconds=30.0))
+    supervisor.run()
+
+
+def migrate_ledger(settings: Settings) -> str:
+    """Bring the ledger to this version's revision and return it."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return migrate(settings.sqlalchemy_url)
+
+
+def _open(settings: Settings, role: str) -> tuple[Ledger, Spool]:
+    logs.configure(role)
+    checks.require(settings)
+    check_migrated(settings.sqlalchemy_url)
+    spool = Spool(Path(settings.data_dir))
+    spool.make()
+    return Ledger(settings.sqlalchemy_url), spool
+
+
+def _until_terminated() -> None:
+    terminated = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: terminated.set())
+    terminated.wait()

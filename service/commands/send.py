@@ -1,0 +1,92 @@
+"""`hilum send`: push DICOM files by C-STORE, as a router would."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import Progress
+
+from service.core.errors import ConfigurationError, HilumError, Refused
+from service.core.header import read_header
+from service.core.settings import Settings
+from worker.scu import Answer, Sendable, Sent, answer_to, reason_for
+from worker.scu import send as send_objects
+
+_BATCH = 100
+
+
+def send(settings: Settings, paths: list[Path], to: str | None) -> int:
+    """Send every DICOM file of `paths`; return 0 only when each was accepted."""
+    ae_title, host, port = _target(settings, to)
+    files = list(files_of(paths))
+    objects, faults = [], 0
+    for file in files:
+        try:
+            header = read_header(file)
+        except (Refused, OSError) as fault:
+            sys.stderr.write(f"hilum: {file}: {fault}\n")
+            faults += 1
+            continue
+        objects.append((file, Sendable(file, header.sop_class_uid, header.transfer_syntax_uid)))
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(f"sending to {ae_title}", total=len(objects))
+        # One association proposes at most 128 contexts (PS3.8 9.3.2.2), so a long list goes in batches.
+        for start in range(0, len(objects), _BATCH):
+            batch = objects[start : start + _BATCH]
+            for (file, _), sent in zip(batch, _sent(batch, settings, ae_title, host, port), strict=True):
+                faults += _report(file, sent)
+                progress.advance(task)
+    return 1 if faults or not files else 0
+
+
+def files_of(paths: Iterable[Path]) -> Iterator[Path]:
+    """Return each file, and every file of each folder, in order.
+
+    Raises
+    ------
+    ConfigurationError
+        When a path is not there.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(item for item in path.rglob("*") if item.is_file() and item.name[0] != ".")
+        elif path.is_file():
+            yield path
+        else:
+            raise ConfigurationError(f"{path}: no such file or folder")
+
+
+def _sent(
+    batch: list[tuple[Path, Sendable]], settings: Settings, ae_title: str, host: str, port: int
+) -> Iterator[Sent]:
+    answered = 0
+    try:
+        for sent in send_objects(
+            [item for _, item in batch],
+            calling_ae_title=settings.ae_title,
+            called_ae_title=ae_title,
+            host=host,
+            port=port,
+        ):
+            answered += 1
+            yield sent
+    except HilumError as fault:
+        yield from (Sent(None, fault) for _ in batch[answered:])  # type: ignore[arg-type]
+
+
+def _target(settings: Settings, to: str | None) -> tuple[str, str, int]:
+    if to is None:
+        return settings.ae_title, settings.dimse_host, settings.dimse_port
+    parts = urlsplit(to)
+    if parts.scheme != "dicom" or not (parts.username and parts.hostname and parts.port):
+        raise ConfigurationError("--to is dicom://AET@host:port")
+    return parts.username, parts.hostname, parts.port
+
+
+def _report(file: Path, sent: Sent) -> int:
+    if sent.status is not None and answer_to(sent.status) is Answer.ACCEPTED:
+        return 0
+    sys.stderr.write(f"hilum: {file}: {sent.fault or reason_for(sent.status or 0)}\n")
+    return 1

@@ -1,0 +1,97 @@
+"""`hilum status` and `hilum retry`: the ledger from the command line, also when the API is down."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import select
+
+from service.api import schemas
+from service.api import status as queries
+from service.core.completion import retry_study
+from service.core.ledger import Ledger, check_migrated
+from service.core.settings import Settings
+from service.core.tables import Study
+
+
+def status(settings: Settings, study_instance_uid: str | None, limit: int, as_json: bool) -> int:
+    """Print the newest studies, or one; return 0, or 1 when there is no such study."""
+    check_migrated(settings.sqlalchemy_url)
+    ledger = Ledger(settings.sqlalchemy_url)
+    with ledger.read() as session:
+        if study_instance_uid is None:
+            page = queries.list_studies(session, None, None, limit, None)
+            typer.echo(page.model_dump_json(indent=2)) if as_json else Console().print(_table(page))
+            return 0
+        found = queries.study(session, study_instance_uid)
+    if found is None:
+        sys.stderr.write(f"hilum: no study {study_instance_uid} in the ledger\n")
+        return 1
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        _print_study(found)
+    return 0
+
+
+def retry(settings: Settings, study_instance_uids: list[str]) -> int:
+    """Give each study another try; return 0 only when all of them exist."""
+    check_migrated(settings.sqlalchemy_url)
+    ledger = Ledger(settings.sqlalchemy_url)
+    missing = 0
+    for uid in study_instance_uids:
+        with ledger.write() as session:
+            study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one_or_none()
+            if study is None:
+                sys.stderr.write(f"hilum: no study {uid} in the ledger\n")
+                missing += 1
+            else:
+                retry_study(session, study)
+    return 1 if missing else 0
+
+
+def shown_probability(probability: float | None) -> str:
+    """Return a probability as people read it; nothing when there is none."""
+    return "" if probability is None else f"{100 * probability:.1f} %"
+
+
+def _table(page: schemas.StudyList) -> Table:
+    table = Table(title="Studies, newest first. Research use only, not for diagnosis.")
+    for heading in ("Study Instance UID", "state", "finding", "probability", "received", "attention"):
+        table.add_column(heading, overflow="fold")
+    for study in page.studies:
+        result = study.result
+        table.add_row(
+            study.study_instance_uid,
+            study.state,
+            result.finding if result else "",
+            shown_probability(result.probability) if result else "",
+            f"{study.received_at:%Y-%m-%d %H:%M:%S}",
+            study.attention or study.reason or (result.reason if result else "") or "",
+        )
+    return table
+
+
+def _print_study(study: schemas.StudyOut) -> None:
+    console = Console()
+    result = study.result
+    console.print(f"[bold]{study.study_instance_uid}[/bold]  {study.state}, revision {study.revision}")
+    if result:
+        parts = [result.finding, shown_probability(result.probability), result.reason or "", *result.flags]
+        console.print("  " + "; ".join(part for part in parts if part))
+    for line in (study.attention, study.reason):
+        if line:
+            console.print(f"  [yellow]{line}[/yellow]")
+    for instance in study.instances:
+        said = [
+            instance.finding or instance.state,
+            shown_probability(instance.probability),
+            instance.reason or "",
+        ]
+        console.print(f"  image {instance.sop_instance_uid}: {' '.join(part for part in said if part)}")
+    for delivery in study.deliveries:
+        done = f"{delivery.state} after {delivery.attempts} attempt(s)"
+        console.print(f"  {delivery.destination}: {done} {delivery.last_error or ''}")
+    for event in study.events:
+        console.print(f"  {event.at:%Y-%m-%d %H:%M:%S}  {event.kind}  {event.detail}", style="dim")

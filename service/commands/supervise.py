@@ -1,0 +1,109 @@
+"""Child processes that die with their parent and are started again when they die alone."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from service.core.leases import backoff_seconds
+
+_LONGEST_BACKOFF_SECONDS = 30.0
+# A child that ran this long was healthy: its next death starts the backoff anew.
+_HEALTHY_SECONDS = 60.0
+_PR_SET_PDEATHSIG = 1
+_log = structlog.get_logger()
+
+
+@dataclass
+class Child:
+    """One supervised command; `stop_seconds` is how long it may drain after SIGTERM."""
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    stop_seconds: float = 20.0
+    process: "subprocess.Popen[bytes] | None" = None
+    started_at: float = 0.0
+    deaths: int = 0
+    start_at: float = 0.0
+
+
+class Supervisor:
+    """Keeps its children running until `stop`; children added first are stopped last."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._stopping = threading.Event()
+
+    def add(self, child: Child) -> None:
+        """Start a child and keep it running."""
+        self._children.append(child)
+        self._start(child)
+
+    def run(self) -> None:
+        """Watch the children until SIGTERM or SIGINT, then stop them in reverse order."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        while not self._stopping.wait(0.1):
+            for child in self._children:
+                self._watch(child)
+        self.stop()
+
+    def stop(self) -> None:
+        """Send SIGTERM to each child, the newest first, and wait for it; kill it when it takes too long."""
+        for child in reversed(self._children):
+            process = child.process
+            if process is None or process.poll() is not None:
+                continue
+            process.terminate()
+            try:
+                process.wait(child.stop_seconds)
+            except subprocess.TimeoutExpired:
+                _log.warning("supervisor.killed", child=child.name)
+                process.kill()
+                process.wait()
+
+    def _watch(self, child: Child) -> None:
+        if child.process is None:
+            if time.monotonic() >= child.start_at:
+                self._start(child)
+            return
+        code = child.process.poll()
+        if code is None:
+            return
+        if time.monotonic() - child.started_at > _HEALTHY_SECONDS:
+            child.deaths = 0
+        delay = 0.0 if child.deaths == 0 else backoff_seconds(child.deaths, _LONGEST_BACKOFF_SECONDS)
+        child.deaths += 1
+        child.process, child.start_at = None, time.monotonic() + delay
+        _log.error(
+            "supervisor.child_died", child=child.name, exit_code=code, restart_in_seconds=round(delay, 1)
+        )
+
+    def _start(self, child: Child) -> None:
+        child.process = subprocess.Popen(  # noqa: S603
+            list(child.command),
+            env={**os.environ, **child.environment},
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
+        )
+        child.started_at = time.monotonic()
+
+
+def hilum_command(*arguments: str) -> list[str]:
+    """Return the command that runs `hilum` with this very interpreter."""
+    return [sys.executable, "-m", "service.commands.main", *arguments]
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to send SIGTERM when the parent dies, and stay out of the terminal's Ctrl-C."""
+    os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,67 @@
+"""`hilum up`: the whole gateway on one machine, with one command."""
+
+import os
+import time
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+from redis import Redis
+from redis.exceptions import RedisError
+
+from service.commands.roles import migrate_ledger
+from service.commands.supervise import Child, Supervisor, hilum_command
+from service.core import checks, logs
+from service.core.embedded import broker_url, redis_command
+from service.core.enqueue import redis_url
+from service.core.errors import ConfigurationError
+from service.core.settings import Settings
+
+_ROLES = ("listen", "scheduler", "worker", "api")
+_REDIS_START_SECONDS = 20.0
+_log = structlog.get_logger()
+
+
+def up(settings: Settings) -> None:
+    """Start Redis (when none is configured), migrate, run every role; SIGTERM stops Redis last.
+
+    Raises
+    ------
+    ConfigurationError
+        When the data folder is in use by another `hilum up`, or something is wrong with it.
+    """
+    logs.configure("up")
+    checks.require(settings)
+    lock = FileLock(Path(settings.data_dir) / "up.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigurationError(f"another `hilum up` runs in {settings.data_dir}") from None
+    supervisor = Supervisor()
+    try:
+        if settings.broker_url is None:
+            supervisor.add(Child("redis", redis_command(settings.data_dir)))
+            _wait_for_redis(broker_url(settings))
+        migrate_ledger(settings)
+        # The roles share what this process resolved: their own working folder or .env may differ.
+        environment = {"HILUM_DATA_DIR": str(Path(settings.data_dir).resolve())}
+        for role in _ROLES:
+            supervisor.add(Child(role, hilum_command(role), environment, stop_seconds=40.0))
+        _log.info("up", dimse_port=settings.dimse_port, http_port=settings.http_port, pid=os.getpid())
+        supervisor.run()
+    finally:
+        supervisor.stop()
+        lock.release()
+
+
+def _wait_for_redis(url: str) -> None:
+    deadline = time.monotonic() + _REDIS_START_SECONDS
+    client = Redis.from_url(redis_url(url), socket_connect_timeout=1)
+    while True:
+        try:
+            client.ping()
+            return
+        except (RedisError, OSError):
+            if time.monotonic() > deadline:
+                raise ConfigurationError("the embedded Redis did not start: see its lines above") from None
+            time.sleep(0.05)

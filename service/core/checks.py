@@ -1,0 +1,118 @@
+"""What must be right before a role starts, and what `hilum doctor` shows: each check with its mend."""
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.core.embedded import broker_url
+from service.core.enqueue import redis_url
+from service.core.errors import ConfigurationError
+from service.core.ledger import check_migrated
+from service.core.settings import Settings
+from service.core.spool import Spool
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: whether it is right, what was seen, and what to do if it is not."""
+
+    name: str
+    right: bool
+    seen: str
+    mend: str = ""
+
+
+def require(settings: Settings) -> None:
+    """Stop the start of a role unless the data folder can keep what it is given.
+
+    Raises
+    ------
+    ConfigurationError
+        With every fault and its mend.
+    """
+    check = data_folder(settings)
+    if not check.right:
+        raise ConfigurationError(f"{check.name}: {check.seen}. {check.mend}")
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Look at everything that the gateway leans on outside the worker, one check after the other."""
+    yield data_folder(settings)
+    yield _ledger(settings)
+    yield _broker(settings)
+    for destination in settings.destinations:
+        yield _reachable(f"destination {destination.name}", destination.host, destination.port)
+    yield _admission(settings)
+
+
+def data_folder(settings: Settings) -> Check:
+    """Write, sync and remove a probe file in the data folder, and look at the free space."""
+    name = "data folder"
+    spool = Spool(settings.data_dir)
+    try:
+        spool.make()
+        probe = spool.incoming / f"probe-{uuid.uuid4().hex}"
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, b"probe")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+            probe.unlink()
+    except OSError as fault:
+        return Check(
+            name,
+            False,
+            f"{spool.root} can't be written ({fault.strerror})",
+            "Let HILUM_DATA_DIR name a folder on a local disk that this user owns",
+        )
+    free = spool.free_bytes()
+    if free < settings.min_free_bytes:
+        return Check(
+            name, False, f"{free:,} bytes free in {spool.root}", "Free space, or lower HILUM_MIN_FREE_BYTES"
+        )
+    return Check(name, True, f"{spool.root}, {free / 1e9:,.0f} GB free")
+
+
+def _ledger(settings: Settings) -> Check:
+    return _tried(
+        "ledger",
+        lambda: f"at revision {check_migrated(settings.sqlalchemy_url)}",
+        "Run `hilum migrate`; with PostgreSQL check HILUM_DATABASE_URL",
+    )
+
+
+def _broker(settings: Settings) -> Check:
+    def ping() -> str:
+        Redis.from_url(redis_url(broker_url(settings)), socket_timeout=3, socket_connect_timeout=3).ping()
+        return "answers"
+
+    return _tried("Redis", ping, "Start `hilum up` (embedded Redis), or check HILUM_BROKER_URL")
+
+
+def _reachable(name: str, host: str, port: int) -> Check:
+    def connect() -> str:
+        socket.create_connection((host, port), timeout=3).close()
+        return f"{host}:{port} accepts connections"
+
+    return _tried(name, connect, "Is the PACS up, the port right, the firewall open?")
+
+
+def _admission(settings: Settings) -> Check:
+    titles = settings.calling_ae_titles
+    if titles:
+        return Check("admission", True, f"calling AE titles {', '.join(titles)}")
+    return Check("admission", True, "any calling AE title may send", "Set HILUM_CALLING_AE_TITLES")
+
+
+def _tried(name: str, attempt: Callable[[], str], mend: str) -> Check:
+    try:
+        return Check(name, True, attempt())
+    except (ConfigurationError, SQLAlchemyError, RedisError, OSError) as fault:
+        return Check(name, False, str(fault).splitlines()[0], mend)

@@ -1,0 +1,81 @@
+"""Hints on the queues: Celery on Redis, JSON, ids only.
+
+The queue is a hint, the ledger is the truth. The scheduler alone writes hints, from the ledger's ready rows,
+so a lost message is written again and a doubled one finds nothing left to lease. No other role needs Redis
+to do its part: a listener goes on storing while Redis is down.
+"""
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import select
+
+from service.core.leases import STAGES, Stage, ready
+from service.core.ledger import Ledger
+
+# More hints than this in a queue tell a worker nothing new: each task leases a batch.
+_DEPTH = 64
+_log = structlog.get_logger()
+
+
+def celery_app(broker_url: str) -> Celery:
+    """Return the Celery application that producer and workers share; results do not exist."""
+    app = Celery("hilum", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_backend=None,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True},
+        task_routes={f"hilum.{stage.queue}": {"queue": stage.queue} for stage in STAGES},
+    )
+    return app
+
+
+class Enqueuer:
+    """Keeps each queue supplied with hints for the rows that are ready."""
+
+    def __init__(self, ledger: Ledger, broker_url: str) -> None:
+        self._ledger = ledger
+        self._app = celery_app(broker_url)
+        self._redis = Redis.from_url(redis_url(broker_url), socket_timeout=2, socket_connect_timeout=1)
+
+    def enqueue_ready(self) -> bool:
+        """Write the missing hints of every queue; return False when Redis could not be reached."""
+        try:
+            for stage in STAGES:
+                self._enqueue(stage)
+        except (RedisError, OperationalError, OSError) as fault:
+            _log.warning("enqueue.redis_unreachable", error=type(fault).__name__)
+            return False
+        return True
+
+    def _enqueue(self, stage: Stage) -> None:
+        with self._ledger.read() as session:
+            rows = session.scalars(
+                select(stage.table.id)
+                .where(ready(stage))
+                .order_by(stage.table.ready_at, stage.table.id)
+                .limit(_DEPTH)
+            ).all()
+        if rows:
+            waiting = int(self._redis.llen(stage.queue))
+            for row_id in rows[waiting:]:
+                self._app.send_task(f"hilum.{stage.queue}", args=[row_id])
+
+
+def redis_url(broker_url: str) -> str:
+    """Return a broker's URL as redis-py writes it; Celery has its own scheme for Unix sockets."""
+    return broker_url.replace("redis+socket://", "unix://", 1)

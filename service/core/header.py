@@ -1,0 +1,204 @@
+"""The attributes of a received object that Hilum decides by, read without touching its pixels."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ImplicitVRLittleEndian
+
+from service.core.errors import Refused, Unreadable
+from service.core.identifiers import checked_uid
+
+# Up to Presentation LUT Shape everything that decides lies before the pixels; what a modality may have put
+# into private groups after (7FE0,0010) is never read.
+_KEYWORDS = [
+    "SpecificCharacterSet",
+    "ImageType",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyDate",
+    "AccessionNumber",
+    "Modality",
+    "PresentationIntentType",
+    "StudyDescription",
+    "SeriesDescription",
+    "Manufacturer",
+    "StationName",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientAge",
+    "PatientSpeciesDescription",
+    "BodyPartExamined",
+    "ViewPosition",
+    "ViewCodeSequence",
+    "AnatomicRegionSequence",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BurnedInAnnotation",
+]
+_DAYS_PER_YEAR = 365.2425
+_AGE_UNIT_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_PER_YEAR, "D": 1 / _DAYS_PER_YEAR}
+
+
+@dataclass(frozen=True, repr=False)
+class Subject:
+    """Who the film is of: all of it identifies a person, is kept in `subject` alone and is never printed."""
+
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    patient_name: str = ""
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    accession_number: str = ""
+
+
+@dataclass(frozen=True)
+class Header:
+    """One instance's header.
+
+    Attributes
+    ----------
+    image_type
+        Values of Image Type (0008,0008), upper case; empty when absent.
+    body_part_examined, view_position
+        Upper case; empty when absent. `view_codes` and `region_codes` hold the code values of the sequences.
+    patient_age_years
+        From Patient's Age, else from birth date and study date; None when neither is there.
+    rows, columns, number_of_frames
+        0 when absent (1 frame).
+    """
+
+    sop_class_uid: UID
+    sop_instance_uid: UID
+    study_instance_uid: UID
+    series_instance_uid: UID
+    transfer_syntax_uid: UID
+    modality: str
+    image_type: tuple[str, ...]
+    presentation_intent_type: str
+    body_part_examined: str
+    region_codes: tuple[str, ...]
+    view_position: str
+    view_codes: tuple[str, ...]
+    species: str
+    patient_age_years: float | None
+    photometric_interpretation: str
+    samples_per_pixel: int
+    rows: int
+    columns: int
+    number_of_frames: int
+    burned_in_annotation: str
+    manufacturer: str
+    station_name: str
+    subject: Subject
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of the Part 10 file at `path`; the pixel data is not read.
+
+    Raises
+    ------
+    Unreadable
+        When it is no DICOM data set, or lacks the UIDs that say where it belongs.
+    InvalidUID
+        When one of those UIDs is malformed.
+    """
+    try:
+        # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
+        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
+        return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
+    except (Refused, OSError):
+        raise
+    except Exception as fault:  # pydicom raises nearly anything on broken bytes (pydicom issue 2336)
+        raise Unreadable(f"not a readable DICOM data set ({type(fault).__name__})") from None
+
+
+def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
+    """Return the header of a data set already in memory; see `read_header`."""
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not dataset.get(keyword):
+            raise Unreadable(f"the data set has no {keyword}")
+    return Header(
+        sop_class_uid=checked_uid(dataset.SOPClassUID, "SOPClassUID"),
+        sop_instance_uid=checked_uid(dataset.SOPInstanceUID, "SOPInstanceUID"),
+        study_instance_uid=checked_uid(dataset.StudyInstanceUID, "StudyInstanceUID"),
+        series_instance_uid=checked_uid(dataset.SeriesInstanceUID, "SeriesInstanceUID"),
+        transfer_syntax_uid=UID(str(transfer_syntax_uid or "")),
+        modality=_text(dataset, "Modality").upper(),
+        image_type=_values(dataset, "ImageType"),
+        presentation_intent_type=_text(dataset, "PresentationIntentType").upper(),
+        body_part_examined=_text(dataset, "BodyPartExamined").upper(),
+        region_codes=_codes(dataset, "AnatomicRegionSequence"),
+        view_position=_text(dataset, "ViewPosition").upper(),
+        view_codes=_codes(dataset, "ViewCodeSequence"),
+        species=_text(dataset, "PatientSpeciesDescription").upper(),
+        patient_age_years=_age_years(dataset),
+        photometric_interpretation=_text(dataset, "PhotometricInterpretation").upper(),
+        samples_per_pixel=_number(dataset, "SamplesPerPixel", 0),
+        rows=_number(dataset, "Rows", 0),
+        columns=_number(dataset, "Columns", 0),
+        number_of_frames=_number(dataset, "NumberOfFrames", 1),
+        burned_in_annotation=_text(dataset, "BurnedInAnnotation").upper(),
+        manufacturer=_text(dataset, "Manufacturer"),
+        station_name=_text(dataset, "StationName"),
+        subject=Subject(
+            patient_id=_text(dataset, "PatientID"),
+            issuer_of_patient_id=_text(dataset, "IssuerOfPatientID"),
+            patient_name=_text(dataset, "PatientName"),
+            patient_birth_date=_text(dataset, "PatientBirthDate"),
+            patient_sex=_text(dataset, "PatientSex").upper(),
+            accession_number=_text(dataset, "AccessionNumber"),
+        ),
+    )
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+def _values(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    value = dataset.get(keyword)
+    if value is None or isinstance(value, str):
+        return tuple(value.upper().split("\\")) if value else ()
+    return tuple(str(item).strip().upper() for item in value)
+
+
+def _codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    items: Iterable[Dataset] = dataset.get(keyword, ())
+    return tuple(str(item.get("CodeValue", "")) for item in items)
+
+
+def _number(dataset: Dataset, keyword: str, absent: int) -> int:
+    value = dataset.get(keyword)
+    return absent if value in (None, "") else int(value)
+
+
+def _age_years(dataset: Dataset) -> float | None:
+    age = _text(dataset, "PatientAge").upper()
+    if len(age) >= 2 and age[:-1].isdigit() and age[-1] in _AGE_UNIT_YEARS:
+        return int(age[:-1]) * _AGE_UNIT_YEARS[age[-1]]
+    born, taken = _date(dataset, "PatientBirthDate"), _date(dataset, "StudyDate")
+    if born and taken and taken >= born:
+        return (taken - born).days / _DAYS_PER_YEAR
+    return None
+
+
+def _date(dataset: Dataset, keyword: str) -> date | None:
+    try:
+        return datetime.strptime(_text(dataset, keyword).replace(".", ""), "%Y%m%d").date()
+    except ValueError:
+        return None

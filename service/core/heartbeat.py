@@ -1,0 +1,62 @@
+"""Signs of life: every process of a role writes one row every few seconds; `/readyz` and metrics read it."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import delete, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.core.leases import owner
+from service.core.ledger import Ledger, now
+from service.core.tables import Heartbeat
+
+BEAT_SECONDS = 3.0
+ALIVE_SECONDS = 15.0
+ROLES = ("listener", "scheduler", "decode", "infer", "report", "deliver")
+_log = structlog.get_logger()
+
+
+def beat(ledger: Ledger, role: str, detail: str = "") -> None:
+    """Write that this process of `role` is alive; `detail` says what is wrong with it, if anything."""
+    with ledger.write() as session:
+        session.merge(Heartbeat(process=f"{role}:{owner()}", role=role, at=now(), detail=detail))
+        session.execute(delete(Heartbeat).where(Heartbeat.at < now() - timedelta(hours=1)))
+
+
+def start_beating(ledger: Ledger, role: str, detail: Callable[[], str] = str) -> threading.Event:
+    """Beat from a thread until the returned event is set."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        while True:
+            try:
+                beat(ledger, role, detail())
+            except SQLAlchemyError as fault:
+                _log.warning("heartbeat.not_written", error=type(fault).__name__)
+            if stopped.wait(BEAT_SECONDS):
+                return
+
+    threading.Thread(target=run, name="heartbeat", daemon=True).start()
+    return stopped
+
+
+def silent_roles(ledger: Ledger) -> dict[str, str]:
+    """Return each role without a living process, or whose processes say that something is wrong, and why."""
+    with ledger.read() as session:
+        alive = session.execute(
+            select(Heartbeat.role, Heartbeat.detail).where(
+                Heartbeat.at >= now() - timedelta(seconds=ALIVE_SECONDS)
+            )
+        ).tuples()
+        said: dict[str, list[str]] = {}
+        for role, detail in alive:
+            said.setdefault(role, []).append(detail)
+    faults = {role: f"no {role} process has been heard of for {ALIVE_SECONDS:.0f} s" for role in ROLES}
+    for role, details in said.items():
+        if any(not detail for detail in details):
+            faults.pop(role, None)
+        else:
+            faults[role] = details[0]
+    return faults

@@ -1,0 +1,196 @@
+"""Work handed out by lease, so that work done twice, or lost with its process, does no harm.
+
+A claim takes up to N ready rows in one UPDATE, sets owner and end, raises the token and counts the attempt
+before any work is done. A result commits only under the token it was claimed with (`held`).
+"""
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.core.errors import LeaseLost
+from service.core.ledger import Ledger, now
+from service.core.states import AnalysisState, DeliveryState, InstanceState, RevisionState
+from service.core.tables import Analysis, Instance, Outbox, Revision
+
+LEASE_SECONDS = 30.0
+# Work that dies three times with its process is poison; deliveries are tried as long as the report lives.
+MAX_ATTEMPTS = 3
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One queue: the table its work lives in, the state that waits, and whether attempts are limited."""
+
+    queue: str
+    table: type[Instance] | type[Analysis] | type[Revision] | type[Outbox]
+    waiting: str
+    limited: bool = True
+
+
+DECODE = Stage("decode", Instance, InstanceState.RECEIVED)
+INFER = Stage("infer", Analysis, AnalysisState.PENDING)
+REPORT = Stage("report", Revision, RevisionState.PENDING)
+DELIVER = Stage("deliver", Outbox, DeliveryState.PENDING, limited=False)
+STAGES = (DECODE, INFER, REPORT, DELIVER)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on one row until the lease ends."""
+
+    stage: Stage
+    row_id: int
+    token: int
+
+
+def ready(stage: Stage) -> ColumnElement[bool]:
+    """Return the condition for rows of `stage` that may be started at this moment."""
+    table, moment = stage.table, now()
+    condition = (
+        (table.state == stage.waiting)
+        & (table.ready_at <= moment)
+        & or_(table.lease_until.is_(None), table.lease_until < moment)
+    )
+    return condition & (table.attempts < MAX_ATTEMPTS) if stage.limited else condition
+
+
+def claim(
+    ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool], seconds: float = LEASE_SECONDS
+) -> list[Lease]:
+    """Lease up to `limit` ready rows, oldest first; nobody else gets them before the lease ends."""
+    table = stage.table
+    with ledger.write() as session:
+        chosen = (
+            select(table.id)
+            .where(ready(stage), *where)
+            .order_by(table.ready_at, table.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        claimed = session.execute(
+            update(table)
+            .where(table.id.in_(chosen.scalar_subquery()))
+            .values(
+                lease_owner=owner(),
+                lease_until=now() + timedelta(seconds=seconds),
+                lease_token=table.lease_token + 1,
+                attempts=table.attempts + 1,
+            )
+            .returning(table.id, table.lease_token)
+            .execution_options(synchronize_session=False)
+        )
+        return [Lease(stage, row_id, token) for row_id, token in sorted(claimed)]
+
+
+def held(session: Session, lease: Lease) -> Any:
+    """Return the leased row for writing its result.
+
+    Raises
+    ------
+    LeaseLost
+        When somebody else has claimed the row since, or it no longer waits: the result must be dropped.
+    """
+    table = lease.stage.table
+    row: Any = session.scalars(
+        select(table)
+        .where(table.id == lease.row_id, table.lease_token == lease.token, table.state == lease.stage.waiting)
+        .with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(f"{lease.stage.queue} {lease.row_id}: the work belongs to somebody else now")
+    row.lease_owner = row.lease_until = None
+    return row
+
+
+def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float) -> None:
+    """Give the row back with what went wrong, to be tried again after `delay_seconds`."""
+    table = lease.stage.table
+    with ledger.write() as session:
+        session.execute(
+            update(table)
+            .where(table.id == lease.row_id, table.lease_token == lease.token)
+            .values(
+                lease_owner=None,
+                lease_until=None,
+                last_error=error[:2000],
+                ready_at=now() + timedelta(seconds=delay_seconds),
+            )
+            .execution_options(synchronize_session=False)
+        )
+
+
+@contextmanager
+def renewed(ledger: Ledger, leases: Sequence[Lease]) -> Iterator[None]:
+    """Keep `leases` alive from a thread while the block runs, however long the work takes."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(LEASE_SECONDS / 3):
+            try:
+                with ledger.write() as session:
+                    for lease in leases:
+                        table = lease.stage.table
+                        session.execute(
+                            update(table)
+                            .where(
+                                table.id == lease.row_id,
+                                table.lease_token == lease.token,
+                                table.lease_until.is_not(None),
+                            )
+                            .values(lease_until=now() + timedelta(seconds=LEASE_SECONDS))
+                            .execution_options(synchronize_session=False)
+                        )
+            except SQLAlchemyError as fault:
+                _log.warning("lease.not_renewed", error=type(fault).__name__)
+
+    thread = threading.Thread(target=renew, name="lease-renewal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def exhausted(session: Session, stage: Stage) -> Sequence[Any]:
+    """Return the rows of `stage` whose attempts are used up and which nobody works on."""
+    table, moment = stage.table, now()
+    return session.scalars(
+        select(table)
+        .where(
+            table.state == stage.waiting,
+            table.attempts >= MAX_ATTEMPTS,
+            or_(table.lease_until.is_(None), table.lease_until < moment),
+        )
+        .limit(100)
+        .with_for_update(skip_locked=True)
+    ).all()
+
+
+def count_ready(session: Session, stage: Stage) -> int:
+    """Return how many rows of `stage` may be started at this moment."""
+    return session.scalar(select(func.count()).select_from(stage.table).where(ready(stage))) or 0
+
+
+def backoff_seconds(attempts: int, longest: float) -> float:
+    """Return a wait that doubles with each attempt up to `longest`, with jitter of a quarter."""
+    return min(longest, 2.0 ** min(attempts, 30)) * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+def owner() -> str:
+    """Return who this process is, for leases and heartbeats."""
+    return f"{socket.gethostname()[:100]}:{os.getpid()}"

@@ -1,0 +1,187 @@
+"""The ledger: the truth about every study, kept in SQLite or PostgreSQL.
+
+Every process that writes goes through `Ledger.write`. On SQLite a write transaction takes the lock at its
+start (``BEGIN IMMEDIATE``), so that it never has to be given up half way; no file or network is touched
+inside one. `Ledger` is opened after a fork, never before.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.orm import Session
+
+from service.core.errors import ConfigurationError
+from service.core.tables import Event, Installation, Model, Study
+
+_BUSY_SECONDS = 20
+_NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"}
+
+
+def now() -> datetime:
+    """Return this moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """One process's door to the ledger.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL, ``sqlite:///…`` or ``postgresql+psycopg://…``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_engine(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Give a session for reading; what is changed in it is thrown away."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Give a session whose changes are committed at the end, or not at all when an exception leaves."""
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            session.connection(execution_options={"hilum_writes": True})
+            yield session
+
+    def installation(self) -> str:
+        """Return the identity of this installation, a random UUID from the first migration on."""
+        with self.read() as session:
+            return session.scalars(select(Installation.identity)).one()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def open_engine(url: str) -> Engine:
+    """Return an engine for `url` with the durability that custody needs.
+
+    SQLite: WAL, ``synchronous=FULL`` (a commit is on disk before C-STORE answers), a bounded wait for locks.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=24, pool_timeout=10)
+    if parsed.database:
+        _refuse_network_file_system(Path(parsed.database).parent)
+    # Without pysqlite's own transaction handling every BEGIN is the one written below.
+    engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("hilum_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def record_event(session: Session, study: Study | int, kind: str, detail: str = "") -> None:
+    """Write one line of a study's history; `detail` never names a patient."""
+    study_id = study if isinstance(study, int) else study.id
+    session.add(Event(study_id=study_id, at=now(), kind=kind, detail=detail))
+
+
+def register_model(session: Session, name: str, version: str, sha256: str, activation_method: str) -> int:
+    """Return the row id of the model with these weights, made when it is new."""
+    found = session.scalars(select(Model.id).where(Model.sha256 == sha256)).one_or_none()
+    if found is not None:
+        return found
+    model = Model(
+        name=name, version=version, sha256=sha256, activation_method=activation_method, first_used_at=now()
+    )
+    session.add(model)
+    session.flush()
+    return model.id
+
+
+def migrate(url: str) -> str:
+    """Bring the ledger to the newest revision, under a lock, and return that revision.
+
+    The only thing that ever alters a table. Safe to run from several hosts at once and on a ledger that is
+    already new.
+    """
+    engine = open_engine(url)
+    config = _alembic_config()
+    with _migration_lock(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        found = connection.execute(select(Installation.id)).first()
+        if found is None:
+            connection.execute(
+                insert(Installation).values(id=1, identity=str(uuid.uuid4()), created_at=now())
+            )
+    engine.dispose()
+    return expected_revision()
+
+
+def expected_revision() -> str:
+    """Return the newest revision that this code knows."""
+    return ScriptDirectory.from_config(_alembic_config()).get_current_head() or ""
+
+
+def check_migrated(url: str) -> str:
+    """Return the ledger's revision; raise ConfigurationError unless this code was written for it."""
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    engine.dispose()
+    if found != expected_revision():
+        raise ConfigurationError(
+            f"the ledger is at revision {found or 'none'}, this version needs {expected_revision()}: "
+            "run `hilum migrate`"
+        )
+    return found or ""
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+@contextmanager
+def _migration_lock(engine: Engine) -> Iterator[Connection]:
+    """Hold the right to migrate: an advisory lock on PostgreSQL, a lock file beside a SQLite ledger."""
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(4811105)"))
+            yield connection
+        return
+    database = Path(engine.url.database or ":memory:")
+    database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FileLock(f"{database}.lock", timeout=60), engine.begin() as connection:
+        yield connection
+
+
+def _refuse_network_file_system(folder: Path) -> None:
+    """SQLite's locks and WAL do not hold over a network file system: refuse to start there."""
+    there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    mounts = sorted(psutil.disk_partitions(all=True), key=lambda mount: len(mount.mountpoint), reverse=True)
+    mount = next((item for item in mounts if there.is_relative_to(item.mountpoint)), None)
+    if mount is not None and mount.fstype in _NETWORK_FILE_SYSTEMS:
+        raise ConfigurationError(
+            f"HILUM_DATA_DIR: {there} is on a network file system ({mount.fstype}), where SQLite loses data: "
+            "use a local disk, or PostgreSQL by HILUM_DATABASE_URL"
+        )

@@ -1,0 +1,226 @@
+"""From bytes that have arrived to custody: on disk under their final name, and in the ledger.
+
+Both doors (C-STORE and STOW-RS) end here. `Intake.receive` returns only when the object is safe; every other
+outcome is an exception that carries its status.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.core.eligibility import Eligibility, Verdict, assess
+from service.core.errors import Mismatch, OutOfResources
+from service.core.header import Header, read_header
+from service.core.ledger import Ledger, now, record_event
+from service.core.settings import Settings
+from service.core.spool import Spool, data_set_digest
+from service.core.states import InstanceState, StudyState
+from service.core.tables import Instance, Study, Subject
+
+_STATE = {
+    Eligibility.CANDIDATE: InstanceState.RECEIVED,
+    Eligibility.NOT_ANALYSED: InstanceState.NOT_ANALYSED,
+    Eligibility.IGNORED: InstanceState.IGNORED,
+}
+_log = structlog.get_logger()
+
+
+class Outcome(StrEnum):
+    """What became of an object that was answered with success."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One object in ``incoming/`` and what its sender said of it."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    calling_ae_title: str
+
+
+class Intake:
+    """Takes custody of arrived objects."""
+
+    def __init__(self, ledger: Ledger, spool: Spool, settings: Settings) -> None:
+        self._ledger = ledger
+        self._spool = spool
+        self._settings = settings
+
+    def receive(self, arrival: Arrival) -> Outcome:
+        """Take the object into custody; the file in ``incoming/`` is gone afterwards, whatever happens.
+
+        Raises
+        ------
+        Unreadable, InvalidUID, Mismatch
+            The object cannot be taken as it is.
+        OutOfResources
+            Disk or ledger cannot keep it now.
+        """
+        kept: str | None = None
+        try:
+            header = read_header(arrival.path)
+            _compare(header, arrival)
+            self._check_space()
+            verdict = assess(header)
+            digest, size = data_set_digest(arrival.path), arrival.path.stat().st_size
+            if verdict.eligibility is not Eligibility.IGNORED:
+                kept = self._spool.keep(arrival.path)
+            outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept)
+            if outcome is Outcome.STORED:
+                kept = None
+        except OSError as fault:
+            raise OutOfResources(f"the object cannot be written ({fault.strerror})") from fault
+        except SQLAlchemyError as fault:
+            raise OutOfResources(f"the ledger cannot be written ({type(fault).__name__})") from fault
+        finally:
+            arrival.path.unlink(missing_ok=True)
+            self._spool.remove(kept)
+        _log.info(
+            "receive", study_instance_uid=header.study_instance_uid, outcome=outcome, reason=verdict.reason
+        )
+        return outcome
+
+    def _check_space(self) -> None:
+        if self._spool.free_bytes() < self._settings.min_free_bytes:
+            raise OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
+
+    def _record(
+        self,
+        header: Header,
+        verdict: Verdict,
+        calling_ae_title: str,
+        digest: str,
+        size: int,
+        kept: str | None,
+    ) -> Outcome:
+        for last_try in (False, False, True):
+            try:
+                with self._ledger.write() as session:
+                    return self._record_once(session, header, verdict, calling_ae_title, digest, size, kept)
+            except IntegrityError:
+                # Another sender committed the same study or instance first: the next look finds it.
+                if last_try:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _record_once(
+        self,
+        session: Session,
+        header: Header,
+        verdict: Verdict,
+        calling_ae_title: str,
+        digest: str,
+        size: int,
+        kept: str | None,
+    ) -> Outcome:
+        moment = now()
+        study = session.scalars(
+            select(Study).where(Study.study_instance_uid == header.study_instance_uid).with_for_update()
+        ).one_or_none()
+        if study is None:
+            study = Study(
+                study_instance_uid=header.study_instance_uid, state=StudyState.RECEIVING, received_at=moment
+            )
+            session.add(study)
+            session.flush()
+        known = session.scalars(
+            select(Instance.id).where(
+                Instance.sop_instance_uid == header.sop_instance_uid, Instance.digest == digest
+            )
+        ).first()
+        if known is not None:
+            record_event(session, study, "duplicate", "an object was sent again unchanged")
+            return Outcome.DUPLICATE
+        session.add(
+            Instance(
+                study_id=study.id,
+                subject_id=_subject_id(session, study, header),
+                sop_instance_uid=header.sop_instance_uid,
+                sop_class_uid=header.sop_class_uid,
+                series_instance_uid=header.series_instance_uid,
+                transfer_syntax_uid=header.transfer_syntax_uid,
+                digest=digest,
+                state=_STATE[verdict.eligibility],
+                reason=verdict.reason or None,
+                received_at=moment,
+                ready_at=moment,
+                size=size,
+                spool_path=kept,
+                calling_ae_title=calling_ae_title[:16],
+                modality=header.modality[:16],
+                view_position=header.view_position[:16],
+                presentation_intent_type=header.presentation_intent_type[:16],
+                patient_age_years=header.patient_age_years,
+            )
+        )
+        self._set_due(study, verdict, moment)
+        record_event(session, study, "received", f"{header.sop_class_uid.name} from {calling_ae_title}")
+        return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
+
+    def _set_due(self, study: Study, verdict: Verdict, moment: datetime) -> None:
+        """Restart the quiet time for a candidate; anything else starts it only in a study never concluded."""
+        quiet = timedelta(seconds=self._settings.study_quiet_seconds)
+        if verdict.eligibility is Eligibility.CANDIDATE:
+            study.first_eligible_at = study.first_eligible_at or moment
+            longest = study.first_eligible_at + timedelta(seconds=self._settings.study_max_wait_seconds)
+            study.due_at = min(moment + quiet, longest)
+            if study.state != StudyState.HELD:
+                study.state = StudyState.RECEIVING
+        elif study.state == StudyState.RECEIVING and study.due_at is None:
+            study.due_at = moment + quiet
+
+
+def sweep_incoming(spool: Spool, older_than_seconds: float) -> int:
+    """Remove what aborted transfers and killed listeners left in ``incoming/``; return how many files."""
+    removed = 0
+    oldest = now().timestamp() - older_than_seconds
+    for left in spool.incoming.iterdir():
+        try:
+            if left.stat().st_mtime < oldest:
+                os.unlink(left)  # noqa: PTH108
+                removed += 1
+        except FileNotFoundError:
+            continue
+    return removed
+
+
+def _compare(header: Header, arrival: Arrival) -> None:
+    if str(header.sop_class_uid) != str(arrival.sop_class_uid):
+        raise Mismatch("command and data set name different SOP classes")
+    if str(header.sop_instance_uid) != str(arrival.sop_instance_uid):
+        raise Mismatch("command and data set name different SOP instances")
+
+
+def _subject_id(session: Session, study: Study, header: Header) -> int:
+    """Return the row of the patient named by `header`; the newest spelling of a name is the current one."""
+    given = header.subject
+    subject = session.scalars(
+        select(Subject).where(
+            Subject.study_id == study.id,
+            Subject.patient_id == given.patient_id,
+            Subject.issuer_of_patient_id == given.issuer_of_patient_id,
+        )
+    ).one_or_none()
+    if subject is None:
+        subject = Subject(
+            study_id=study.id, patient_id=given.patient_id, issuer_of_patient_id=given.issuer_of_patient_id
+        )
+        session.add(subject)
+    subject.patient_name = given.patient_name
+    subject.patient_birth_date = given.patient_birth_date
+    subject.patient_sex = given.patient_sex
+    subject.accession_number = given.accession_number
+    session.flush()
+    return subject.id

@@ -1,0 +1,245 @@
+"""Every setting of Hilum: read once, frozen, passed in.
+
+Environment variables with the prefix ``HILUM_`` (a ``.env`` file works too). A wrong value stops the start,
+with every fault listed at once. What one line can't say stands in the TOML file that ``HILUM_CONFIG`` names.
+"""
+
+import re
+import tomllib
+from datetime import tzinfo
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.core.errors import ConfigurationError
+
+AETitle = Annotated[
+    str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_TOKEN = re.compile(r"(?P<name>[\w.-]+):(?P<role>viewer|clinician|administrator):(?P<sha256>[0-9a-f]{64})")
+
+
+class Destination(BaseModel):
+    """Where reports go: one storage SCP.
+
+    `url` is ``dicom://AET@host:port``. `required` says whether a study counts as delivered without it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    url: str
+    required: bool = True
+    objects: tuple[Literal["sr", "heatmap"], ...] = ("sr", "heatmap")
+
+    @field_validator("url")
+    @classmethod
+    def _is_dicom(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme != "dicom":
+            raise ValueError(f"{parts.scheme or 'no scheme'}: a destination is dicom://AET@host:port")
+        if not (parts.username and parts.hostname and parts.port):
+            raise ValueError("AE title, host and port are all needed: dicom://AET@host:port")
+        return url
+
+    @property
+    def ae_title(self) -> str:
+        return urlsplit(self.url).username or ""
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or 0
+
+
+class Token(BaseModel):
+    """One bearer token of the API, known by its SHA-256 only."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    role: Literal["viewer", "clinician", "administrator"]
+    sha256: str
+
+
+class Settings(BaseSettings):
+    """The frozen settings; `load` is the one way to make them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HILUM_", env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
+    )
+
+    config: Path | None = Field(
+        None, description="TOML file for what one line can't say: `[destinations.NAME]`"
+    )
+    data_dir: Path = Field(Path("hilum-data"), description="Spool, SQLite ledger, embedded Redis, reports")
+    ae_title: AETitle = Field("HILUM", description="Our AE title")
+    dimse_host: str = Field("127.0.0.1", description="Address the listener binds")
+    dimse_port: Port = Field(11112, description="Port of the listener")
+    http_host: str = Field("127.0.0.1", description="Address the API binds")
+    http_port: Port = Field(8080, description="Port of the API")
+    destinations: Annotated[tuple[Destination, ...], NoDecode] = Field(
+        (), description="Comma list of `NAME=dicom://AET@host:port`; the name may be left out"
+    )
+    calling_ae_titles: Annotated[tuple[AETitle, ...], NoDecode] = Field(
+        (), description="Comma list of AE titles that may send; empty admits any, with a warning"
+    )
+    broker_url: str | None = Field(None, description="`redis://…` or `rediss://…`; empty: the embedded Redis")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; empty: SQLite in the data folder")
+    study_quiet_seconds: float = Field(
+        30, ge=0, le=86400, description="Quiet time after the last new eligible image"
+    )
+    study_max_wait_seconds: float = Field(
+        300, ge=0, le=86400, description="Longest wait after the first eligible image"
+    )
+    population: Literal["refuse", "flag"] = Field(
+        "refuse",
+        description="Patients outside the validated population: refused, or scored with the limit stated",
+    )
+    timezone: str | None = Field(None, description="IANA name for times we write; empty: the site's (TZ)")
+    api_tokens: Annotated[tuple[Token, ...], NoDecode] = Field(
+        (), description="Comma list of `name:role:sha256hex`; empty: the API answers on loopback only"
+    )
+    weights: Path | None = Field(None, description="A `.safetensors` file; empty: the weights that ship")
+    min_free_bytes: int = Field(
+        1_000_000_000, ge=0, description="Free space of the data folder under which C-STORE answers A700"
+    )
+
+    @field_validator("config", "broker_url", "database_url", "timezone", "weights", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("destinations", mode="before")
+    @classmethod
+    def _parse_destinations(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found = []
+        for item in _items(value):
+            name, separator, url = item.partition("=")
+            if not separator:
+                name, url = (urlsplit(item).username or "") if "://" in item else "", item
+            found.append({"name": name, "url": url})
+        return found
+
+    @field_validator("calling_ae_titles", mode="before")
+    @classmethod
+    def _parse_titles(cls, value: object) -> object:
+        return tuple(_items(value)) if isinstance(value, str) else value
+
+    @field_validator("api_tokens", mode="before")
+    @classmethod
+    def _parse_tokens(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        tokens = []
+        for number, item in enumerate(_items(value), start=1):
+            match = _TOKEN.fullmatch(item)
+            if not match:
+                raise ValueError(
+                    f"token {number} is not name:role:sha256hex (viewer, clinician, administrator)"
+                )
+            tokens.append(match.groupdict())
+        return tokens
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in {"redis", "rediss", "redis+socket"}:
+            raise ValueError("the broker is Redis: redis://host:6379/0 or rediss://…")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_zone(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                ZoneInfo(value)
+            except (ZoneInfoNotFoundError, ValueError):
+                raise ValueError("not an IANA time zone name such as Europe/Berlin") from None
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_config(cls, data: dict[str, object]) -> dict[str, object]:
+        if data.get("config") and not data.get("destinations"):
+            data["destinations"] = _destinations_of(Path(str(data["config"])))
+        return data
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.study_max_wait_seconds < self.study_quiet_seconds:
+            raise ValueError("HILUM_STUDY_MAX_WAIT_SECONDS is shorter than HILUM_STUDY_QUIET_SECONDS")
+        names = [destination.name for destination in self.destinations]
+        if len(names) != len(set(names)):
+            raise ValueError("HILUM_DESTINATIONS names two destinations alike: give each NAME=dicom://…")
+        if self.http_host not in _LOOPBACK and not self.api_tokens:
+            raise ValueError(
+                f"HILUM_HTTP_HOST={self.http_host} opens the API to the network without HILUM_API_TOKENS: "
+                "set tokens (`hilum token`), or bind 127.0.0.1"
+            )
+        return self
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The ledger's URL."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'ledger.sqlite3'}"
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """Zone of the times we write; None means the machine's own (TZ)."""
+        return ZoneInfo(self.timezone) if self.timezone else None
+
+    def destination(self, name: str) -> Destination | None:
+        """Return the destination of that name, or None when it is no longer configured."""
+        return next((item for item in self.destinations if item.name == name), None)
+
+
+def load(**overrides: object) -> Settings:
+    """Read environment, ``.env`` and the TOML file into frozen settings.
+
+    Raises
+    ------
+    ConfigurationError
+        With one line a fault, each naming its setting.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as fault:
+        lines = [_line(error["loc"], error["msg"]) for error in fault.errors(include_url=False)]
+        raise ConfigurationError("\n".join(lines)) from None
+
+
+def _destinations_of(path: Path) -> list[dict[str, object]]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise ConfigurationError(f"HILUM_CONFIG: {path} can't be read ({fault.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise ConfigurationError(f"HILUM_CONFIG: {path} is no TOML: {fault}") from None
+    unknown = sorted(set(table) - {"destinations"})
+    if unknown:
+        raise ConfigurationError(f"HILUM_CONFIG: {path} has an unknown table: {', '.join(unknown)}")
+    return [{"name": name, **entry} for name, entry in table.get("destinations", {}).items()]
+
+
+def _line(location: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    name, *inside = (str(part) for part in location)
+    return f"HILUM_{name.upper()}{''.join(f'[{part}]' for part in inside)}: {message}"
+
+
+def _items(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",") if item.strip()]

@@ -1,0 +1,112 @@
+"""Files of the data folder: written so that a file under its final name is whole and on disk.
+
+Names are ours, never built from received UIDs. Everything is 0600 in folders of 0700.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+_CHUNK = 1 << 20
+
+
+class Spool:
+    """The data folder.
+
+    ``incoming/`` holds what is still arriving, ``spool/`` the received bytes as they came, ``films/`` decoded
+    films and activation maps, ``reports/`` the objects we made. Paths in the ledger are relative to its root.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.incoming = self.root / "incoming"
+
+    def make(self) -> None:
+        """Make the folders that are not there."""
+        for folder in (
+            self.root,
+            self.incoming,
+            *(self.root / name for name in ("spool", "films", "reports")),
+        ):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def absolute(self, relative: str) -> Path:
+        """Return where a path of the ledger lies on this host."""
+        return self.root / relative
+
+    def keep(self, arrived: Path) -> str:
+        """Move a file from ``incoming/`` to its final place, on disk when this returns; return its path.
+
+        `arrived` must be on the same file system. A crash before the rename leaves only a file in
+        ``incoming/``, after it a file that the ledger may not know yet.
+        """
+        relative = self._new_path("spool", ".dcm")
+        target = self.absolute(relative)
+        with arrived.open("rb") as stream:
+            os.fsync(stream.fileno())
+        arrived.chmod(0o600)
+        arrived.rename(target)
+        sync_folder(target.parent)
+        return relative
+
+    def write(self, folder: str, suffix: str, fill: Callable[[BinaryIO], object]) -> str:
+        """Write a new file in `folder` through `fill`, on disk under its name when this returns."""
+        relative = self._new_path(folder, suffix)
+        target = self.absolute(relative)
+        part = target.with_suffix(".part")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123
+            fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.rename(target)
+        sync_folder(target.parent)
+        return relative
+
+    def remove(self, relative: str | None) -> None:
+        """Remove a file of the data folder; one that is gone already is fine."""
+        if relative:
+            self.absolute(relative).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Return the free space under the data folder."""
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
+
+    def _new_path(self, folder: str, suffix: str) -> str:
+        name = uuid.uuid4().hex
+        # 256 folders keep a listing short with a million films.
+        parent = self.root / folder / name[:2]
+        if not parent.exists():
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(parent.parent)
+        return f"{folder}/{name[:2]}/{name}{suffix}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def data_set_digest(path: Path) -> str:
+    """Return the SHA-256 of a Part 10 file's data set, without preamble and file meta information.
+
+    The file meta is written by whoever stores, so the same data set from two senders differs in it.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        head = stream.read(144)
+        # PS3.10 7.1: (0002,0000) UL comes first and tells the length of the rest of the group.
+        if head[128:136] == b"DICM\x02\x00\x00\x00":
+            stream.seek(144 + int.from_bytes(head[140:144], "little"))
+        else:
+            stream.seek(0)
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

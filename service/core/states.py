@@ -1,0 +1,62 @@
+"""The states of everything the ledger follows, and which change is allowed to follow which."""
+
+from enum import StrEnum
+
+
+class StudyState(StrEnum):
+    """Where a study stands (DESIGN: ``receiving → analysing → reported → delivered → confirmed``)."""
+
+    RECEIVING = "receiving"
+    ANALYSING = "analysing"
+    REPORTED = "reported"
+    DELIVERED = "delivered"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    HELD = "held"
+
+
+class InstanceState(StrEnum):
+    """Where one received object stands.
+
+    ``received`` waits for decoding and ``decoded`` for inference; the others are final.
+    """
+
+    RECEIVED = "received"
+    DECODED = "decoded"
+    ANALYSED = "analysed"
+    NOT_ANALYSED = "not_analysed"
+    IGNORED = "ignored"
+    SUPERSEDED = "superseded"
+    QUARANTINED = "quarantined"
+    FAILED = "failed"
+
+
+class AnalysisState(StrEnum):
+    """Where one model's look at one film stands."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class RevisionState(StrEnum):
+    """Where one revision of a study's report stands."""
+
+    PENDING = "pending"
+    REPORTED = "reported"
+    FAILED = "failed"
+
+
+class DeliveryState(StrEnum):
+    """Where one report stands at one destination; ``parked`` waits for a person."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    CONFIRMED = "confirmed"
+    PARKED = "parked"
+
+
+UNFINISHED_INSTANCES = (InstanceState.RECEIVED, InstanceState.DECODED)
+# What a report speaks of: every radiograph of the study, the unanalysed with their reason.
+REPORTABLE_INSTANCES = (InstanceState.ANALYSED, InstanceState.NOT_ANALYSED, InstanceState.FAILED)
+DELIVERED_STATES = (DeliveryState.DELIVERED, DeliveryState.CONFIRMED)

@@ -1,0 +1,291 @@
+"""The ledger's tables. Alembic's migrations make them; nothing else creates or alters a table."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment, kept in UTC; SQLite has no zones, so they are put on again when read."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """Declarative base of every table."""
+
+    type_annotation_map: ClassVar = {
+        datetime: UtcDateTime,
+        list[str]: JSON,
+        list[int]: JSON,
+        dict[str, Any]: JSON,
+    }
+
+
+class Leased:
+    """Work that is handed out by lease: see `service.core.leases`.
+
+    `lease_token` counts claims; a result commits only under the token it was claimed with. `attempts` counts
+    starts, so that work which kills its process is counted too. `ready_at` is the earliest next start.
+    """
+
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[int] = mapped_column(Integer, default=0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    ready_at: Mapped[datetime]
+    last_error: Mapped[str | None] = mapped_column(Text)
+
+
+class Installation(Base):
+    """The one row that says which installation this ledger belongs to; our UIDs are derived from it."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    identity: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+
+
+class Model(Base):
+    """A network that has looked at films; the weights' SHA-256 is its identity."""
+
+    __tablename__ = "model"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(32))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    activation_method: Mapped[str] = mapped_column(String(128))
+    first_used_at: Mapped[datetime]
+
+
+class Study(Base):
+    """One study and, once there is one, its current result."""
+
+    __tablename__ = "study"
+    __table_args__ = (Index("ix_study_due_at", "due_at"), Index("ix_study_received_at", "received_at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str | None] = mapped_column(Text)
+    attention: Mapped[str | None] = mapped_column(Text)
+    revision: Mapped[int] = mapped_column(default=0)
+    header_revision: Mapped[int] = mapped_column(default=0)
+    build: Mapped[int] = mapped_column(default=0)
+    received_at: Mapped[datetime]
+    first_eligible_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    reported_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]
+    finding: Mapped[str | None] = mapped_column(String(16))
+    probability: Mapped[float | None] = mapped_column(Float)
+    threshold: Mapped[float | None] = mapped_column(Float)
+    result_reason: Mapped[str | None] = mapped_column(Text)
+    pattern: Mapped[str | None] = mapped_column(String(16))
+    flags: Mapped[list[str]] = mapped_column(default=list)
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+
+    model: Mapped[Model | None] = relationship()
+    instances: Mapped[list["Instance"]] = relationship(back_populates="study", order_by="Instance.id")
+    reports: Mapped[list["Report"]] = relationship(back_populates="study", order_by="Report.id")
+    events: Mapped[list["Event"]] = relationship(back_populates="study", order_by="Event.id")
+
+
+class Subject(Base):
+    """A patient as one study names them: what identifies a person lives here, nowhere else."""
+
+    __tablename__ = "subject"
+    __table_args__ = (UniqueConstraint("study_id", "patient_id", "issuer_of_patient_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    patient_id: Mapped[str] = mapped_column(Text)
+    issuer_of_patient_id: Mapped[str] = mapped_column(Text)
+    patient_name: Mapped[str] = mapped_column(Text)
+    patient_birth_date: Mapped[str] = mapped_column(Text)
+    patient_sex: Mapped[str] = mapped_column(Text)
+    accession_number: Mapped[str] = mapped_column(Text)
+
+
+class Instance(Leased, Base):
+    """One received object; the lease is for decoding. The same UID with other bytes is another row."""
+
+    __tablename__ = "instance"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "digest"),
+        Index("ix_instance_work", "state", "ready_at"),
+        Index("ix_instance_study", "study_id", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    subject_id: Mapped[int | None] = mapped_column(ForeignKey("subject.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+    pixel_digest: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    received_at: Mapped[datetime]
+    size: Mapped[int]
+    spool_path: Mapped[str | None] = mapped_column(Text)
+    film_path: Mapped[str | None] = mapped_column(Text)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    modality: Mapped[str] = mapped_column(String(16))
+    view_position: Mapped[str] = mapped_column(String(16))
+    presentation_intent_type: Mapped[str] = mapped_column(String(16))
+    patient_age_years: Mapped[float | None] = mapped_column(Float)
+    flags: Mapped[list[str]] = mapped_column(default=list)
+
+    study: Mapped[Study] = relationship(back_populates="instances")
+    subject: Mapped[Subject | None] = relationship()
+    analyses: Mapped[list["Analysis"]] = relationship(back_populates="instance")
+
+
+class Analysis(Leased, Base):
+    """One model's look at one film; the lease is for inference."""
+
+    __tablename__ = "analysis"
+    __table_args__ = (
+        UniqueConstraint("instance_id", "model_id"),
+        Index("ix_analysis_work", "state", "ready_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    state: Mapped[str] = mapped_column(String(16))
+    finding: Mapped[str | None] = mapped_column(String(16))
+    probability: Mapped[float | None] = mapped_column(Float)
+    threshold: Mapped[float | None] = mapped_column(Float)
+    reason: Mapped[str | None] = mapped_column(Text)
+    pattern: Mapped[str | None] = mapped_column(String(16))
+    flags: Mapped[list[str]] = mapped_column(default=list)
+    gate_distance: Mapped[float | None] = mapped_column(Float)
+    activation_path: Mapped[str | None] = mapped_column(Text)
+
+    instance: Mapped[Instance] = relationship(back_populates="analyses")
+    model: Mapped[Model] = relationship()
+
+
+class Revision(Leased, Base):
+    """One version of a study's report, and the images it speaks of; the lease is for building it."""
+
+    __tablename__ = "revision"
+    __table_args__ = (UniqueConstraint("study_id", "number"), Index("ix_revision_work", "state", "ready_at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    number: Mapped[int]
+    header_revision: Mapped[int]
+    build: Mapped[int]
+    instance_ids: Mapped[list[int]]
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+
+    study: Mapped[Study] = relationship()
+    model: Mapped[Model] = relationship()
+
+
+class Report(Base):
+    """One DICOM object made for a study; its bytes are built once and resent unchanged.
+
+    `part` counts the objects of one kind in one revision (a heat map for each positive film).
+    """
+
+    __tablename__ = "report"
+    __table_args__ = (UniqueConstraint("study_id", "kind", "revision", "part"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    kind: Mapped[str] = mapped_column(String(16))
+    revision: Mapped[int]
+    part: Mapped[int]
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int]
+    created_at: Mapped[datetime]
+
+    study: Mapped[Study] = relationship(back_populates="reports")
+    deliveries: Mapped[list["Outbox"]] = relationship(back_populates="report", order_by="Outbox.id")
+
+
+class Outbox(Leased, Base):
+    """One report on its way to one destination; the lease is for sending."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        UniqueConstraint("destination", "report_id"),
+        Index("ix_outbox_work", "state", "ready_at"),
+        Index("ix_outbox_report", "report_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    report_id: Mapped[int] = mapped_column(ForeignKey("report.id"))
+    required: Mapped[bool]
+    state: Mapped[str] = mapped_column(String(16))
+    last_status: Mapped[int | None]
+    delivered_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]
+
+    report: Mapped[Report] = relationship(back_populates="deliveries")
+
+
+class Event(Base):
+    """One thing that happened to a study; `detail` is for people and never identifies a patient."""
+
+    __tablename__ = "event"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text)
+
+    study: Mapped[Study] = relationship(back_populates="events")
+
+
+class Heartbeat(Base):
+    """The last sign of life of one process of a role."""
+
+    __tablename__ = "heartbeat"
+
+    process: Mapped[str] = mapped_column(String(128), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    at: Mapped[datetime]
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class SchedulerLease(Base):
+    """The one row that says which scheduler acts."""
+
+    __tablename__ = "scheduler_lease"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(128))
+    until: Mapped[datetime | None]

@@ -1,0 +1,87 @@
+"""Role 4: one Celery worker for one queue.
+
+The pools differ because the work does: `decode` parses hostile bytes in children with limits, `infer` keeps
+one network loaded, `report` is CPU-bound Python, `deliver` waits for other people's servers.
+"""
+
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+import structlog
+from celery import signals
+
+from service.core.enqueue import celery_app
+from service.core.heartbeat import start_beating
+from service.core.settings import Settings
+from worker.context import Context
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How one queue is worked on; `seconds` is the time after which a prefork child is killed."""
+
+    kind: str
+    processes: int
+    seconds: int | None = None
+    address_space: int | None = None
+
+
+def pools() -> dict[str, Pool]:
+    """Return the pool of each queue for the cores of this machine."""
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "decode": Pool("prefork", cores, seconds=60, address_space=4 * _GIB),
+        "infer": Pool("solo", 1),
+        "report": Pool("prefork", max(1, cores // 2), seconds=120),
+        "deliver": Pool("threads", 4),
+    }
+
+
+def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
+    """Work on one queue until SIGTERM; running work is finished or comes back by its lease."""
+    pool = pools()[queue]
+    stage = import_module(f"worker.tasks.{queue}")
+    # Opened by the process that works, at its first use: SQLite's locks do not survive a fork.
+    context = cache(lambda: Context.open(settings))
+
+    def begin(**_: object) -> None:
+        if pool.address_space is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (pool.address_space, pool.address_space))
+        warm_up: Callable[[Context], None] | None = getattr(stage, "warm_up", None)
+        if warm_up is not None:
+            warm_up(context())
+        start_beating(context().ledger, queue)
+
+    app = celery_app(broker_url)
+    app.conf.update(task_time_limit=pool.seconds, worker_max_tasks_per_child=1000)
+
+    @app.task(name=f"hilum.{queue}")  # type: ignore[untyped-decorator]
+    def run(row_id: int) -> None:
+        """Do what is ready; `row_id` is only why this task was sent."""
+        structlog.contextvars.bind_contextvars(task=f"{queue}:{row_id}")
+        stage.run(context())
+
+    if pool.kind == "prefork":
+        # Celery keeps weak references to receivers unless told otherwise.
+        signals.worker_process_init.connect(begin, weak=False)
+    else:
+        begin()
+    app.worker_main(
+        [
+            "worker",
+            f"--queues={queue}",
+            f"--pool={pool.kind}",
+            f"--concurrency={pool.processes}",
+            f"--hostname={queue}-{os.getpid()}@%h",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=WARNING",
+        ]
+    )

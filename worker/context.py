@@ -1,0 +1,41 @@
+"""What one worker process works with: opened in the process that uses it, never across a fork."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from model.weights import WeightsError, WeightsInfo, default_weights, read_info
+from service.core.errors import ConfigurationError
+from service.core.ledger import Ledger, register_model
+from service.core.settings import Settings
+from service.core.spool import Spool
+
+
+@dataclass
+class Context:
+    """Settings, ledger, data folder and model of one process."""
+
+    settings: Settings
+    ledger: Ledger
+    spool: Spool
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Context":
+        """Open the ledger and the data folder for this process."""
+        spool = Spool(settings.data_dir)
+        spool.make()
+        return cls(settings, Ledger(settings.sqlalchemy_url), spool)
+
+    @cached_property
+    def weights(self) -> WeightsInfo:
+        """What the weights say of themselves; reading it needs no torch."""
+        try:
+            return read_info(self.settings.weights or default_weights())
+        except WeightsError as fault:
+            raise ConfigurationError(str(fault)) from None
+
+    @cached_property
+    def model_id(self) -> int:
+        """Ledger row of the reporting model."""
+        info = self.weights
+        with self.ledger.write() as session:
+            return register_model(session, info.name, info.version, info.sha256, info.class_activation)
