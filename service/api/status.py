@@ -60,14 +60,14 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
 
 def counts(session: Session) -> dict[str, dict[str, float]]:
     """Return the numbers behind the metrics, by metric and label."""
-    states = session.execute(select(Study.state, func.count()).group_by(Study.state)).tuples()
+    states = session.execute(select(Study.state, func.count()).group_by(Study.state))
     findings = session.execute(
         select(Study.finding, func.count()).where(Study.finding.is_not(None)).group_by(Study.finding)
-    ).tuples()
-    instances = session.execute(select(Instance.state, func.count()).group_by(Instance.state)).tuples()
+    )
+    instances = session.execute(select(Instance.state, func.count()).group_by(Instance.state))
     deliveries = session.execute(
         select(Outbox.destination, Outbox.state, func.count()).group_by(Outbox.destination, Outbox.state)
-    ).tuples()
+    )
     return {
         "studies": dict(states.all()),
         "findings": {str(finding): count for finding, count in findings},

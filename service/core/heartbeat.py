@@ -49,7 +49,7 @@ def silent_roles(ledger: Ledger) -> dict[str, str]:
             select(Heartbeat.role, Heartbeat.detail).where(
                 Heartbeat.at >= now() - timedelta(seconds=ALIVE_SECONDS)
             )
-        ).tuples()
+        )
         said: dict[str, list[str]] = {}
         for role, detail in alive:
             said.setdefault(role, []).append(detail)

@@ -1,0 +1,329 @@
+"""The whole gateway as it is installed: real storescu in, real Orthanc out, real faults in between."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import Comprehensive3DSRStorage, JPEG2000Lossless
+
+from tests import factories
+from tests.servers import Gateway, Orthanc, eventually, storescu
+
+pytestmark = pytest.mark.e2e
+Start = Callable[..., Gateway]
+# Two cores decode, analyse and report while other tests run beside this one.
+_PATIENCE = 90.0
+
+
+def destination(orthanc: Orthanc) -> str:
+    return f"PACS=dicom://{orthanc.aet}@127.0.0.1:{orthanc.dicom_port}"
+
+
+def push(gateway: Gateway, tmp_path: Path, *films: Dataset) -> None:
+    done = gateway.send(*[factories.write(film, tmp_path / "films") for film in films])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def results_in(orthanc: Orthanc, film: Dataset, modality: str = "SR") -> list[Dataset]:
+    """Return our results of one modality that Orthanc holds for the film's study, oldest revision first."""
+    found = [
+        Dataset.from_json(item)
+        for item in orthanc.dicomweb_metadata(film.StudyInstanceUID)
+        if item["00080060"]["Value"] == [modality]
+    ]
+    return sorted(found, key=lambda item: int(item.InstanceNumber))
+
+
+def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
+    gateway: Start, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    running = gateway(destinations=destination(orthanc))
+    film = factories.chest_film(1, PatientName="Tést^Ünal", AccessionNumber="ACC-1")
+    push(running, tmp_path, film)
+    study = running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+
+    (report,) = results_in(orthanc, film)
+    (named,) = [item for item in study["reports"] if item["kind"] == "sr"]
+    assert report.SOPInstanceUID == named["sop_instance_uid"]
+    assert report.SOPClassUID == Comprehensive3DSRStorage
+    assert report.PatientID == film.PatientID
+    assert report.PatientName == film.PatientName
+    assert report.AccessionNumber == "ACC-1"
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == film.SOPInstanceUID
+    text = report.to_json()
+    probability = study["result"]["probability"]
+    assert f"score {100 * probability:.1f} %" in text
+    assert study["model"]["sha256"] in text
+    assert study["instances"][0]["finding"] == study["result"]["finding"]
+    assert all(item["state"] == "delivered" for item in study["deliveries"])
+
+
+def test_the_same_study_sent_twice_gives_one_report(gateway: Start, orthanc: Orthanc, tmp_path: Path) -> None:
+    running = gateway(destinations=destination(orthanc))
+    film = factories.chest_film(2)
+    push(running, tmp_path, film)
+    running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    push(running, tmp_path, film)
+    time.sleep(3)  # longer than the quiet time: whatever would come of it has come
+    study = running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    assert study["revision"] == 1
+    assert len(study["instances"]) == 1
+    assert len(results_in(orthanc, film)) == 1
+
+
+def test_a_late_second_image_gives_a_revision_that_names_its_predecessor(
+    gateway: Start, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    running = gateway(destinations=destination(orthanc))
+    first, second = factories.chest_film(3, study="late"), factories.chest_film(4, study="late")
+    push(running, tmp_path, first)
+    running.wait_for_state(first.StudyInstanceUID, "delivered", _PATIENCE)
+    push(running, tmp_path, second)
+    eventually(lambda: len(results_in(orthanc, first)) == 2, _PATIENCE, "a second report in Orthanc")
+    before, after = results_in(orthanc, first)
+    assert before.SeriesInstanceUID == after.SeriesInstanceUID
+    replaced = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert replaced.ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert "Revision 2, replaces" in after.to_json()
+
+
+def test_a_corrected_header_rebuilds_the_report_without_a_second_inference(
+    gateway: Start, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    running = gateway(destinations=destination(orthanc))
+    film = factories.chest_film(5)
+    push(running, tmp_path, film)
+    running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    push(running, tmp_path, factories.chest_film(5, AccessionNumber="FIXED"))
+    eventually(lambda: len(results_in(orthanc, film)) == 2, _PATIENCE, "a rebuilt report in Orthanc")
+    assert results_in(orthanc, film)[-1].AccessionNumber == "FIXED"
+    study = running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    assert sorted(item["state"] for item in study["instances"]) == ["analysed", "superseded"]
+    assert [event["kind"] for event in study["events"]].count("analysed") == 1
+
+
+def test_the_same_uid_with_other_pixels_is_quarantined(gateway: Start, tmp_path: Path) -> None:
+    running = gateway()
+    film = factories.chest_film(6)
+    push(running, tmp_path, film)
+    running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)
+    other = factories.chest_film(7, study="x")
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName"):
+        setattr(other, keyword, film[keyword].value)
+    push(running, tmp_path, other)
+
+    def quarantined() -> bool:
+        study = running.study(film.StudyInstanceUID)
+        return study is not None and "quarantined" in [item["state"] for item in study["instances"]]
+
+    eventually(quarantined, _PATIENCE, "the changed film in quarantine")
+    study = running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)
+    assert study["revision"] == 1
+    assert "other pixels" in study["attention"]
+
+
+def test_redis_killed_before_the_analysis_loses_no_report(
+    gateway: Start, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    running = gateway(destinations=destination(orthanc), study_quiet_seconds=3)
+    film = factories.chest_film(8)
+    # Stopped, the workers cannot take the work before Redis dies with it.
+    workers = [
+        psutil.Process(pid)
+        for role, pids in running.pids().items()
+        if role.startswith("worker")
+        for pid in pids
+    ]
+    for worker in workers:
+        worker.suspend()
+    push(running, tmp_path, film)
+    time.sleep(0.5)
+    (redis,) = running.pids()["redis"]
+    psutil.Process(redis).kill()
+    for worker in workers:
+        worker.resume()
+    running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    assert len(results_in(orthanc, film)) == 1
+
+
+@pytest.mark.parametrize("queue", ["decode", "infer", "report", "deliver"])
+def test_a_worker_killed_in_the_middle_gives_exactly_one_report(
+    gateway: Start, orthanc: Orthanc, tmp_path: Path, queue: str
+) -> None:
+    running = gateway(destinations=destination(orthanc), study_quiet_seconds=2)
+    films = [factories.chest_film(f"{queue}{number}", study=f"{queue}{number}") for number in range(3)]
+    push(running, tmp_path, *films)
+    for _ in range(3):
+        for pid in running.pids().get(f"worker-{queue}", []):
+            with_kill(pid)
+        time.sleep(0.7)
+    for film in films:
+        running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+        assert len(results_in(orthanc, film)) == 1
+
+
+def with_kill(pid: int) -> None:
+    """Kill a process that may have died already."""
+    try:
+        psutil.Process(pid).send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return
+
+
+def test_hostile_and_foreign_objects_get_a_clear_answer_and_the_service_lives_on(
+    gateway: Start, tmp_path: Path
+) -> None:
+    running = gateway(data_dir=tmp_path / "site" / "data")
+    text = tmp_path / "text.dcm"
+    text.write_text("no DICOM at all\n" * 100)
+    truncated = factories.write(factories.chest_film(9), tmp_path / "cut")
+    truncated.write_bytes(truncated.read_bytes()[:200_000])
+    escaping = factories.chest_film(10)
+    escaping_path = factories.write(escaping, tmp_path / "escape")
+    content = escaping_path.read_bytes()
+    uid = str(escaping.SOPInstanceUID)
+    escaping_path.write_bytes(content.replace(uid.encode(), b"../../" + b"x" * (len(uid) - 6)))
+    outside = {item for item in tmp_path.rglob("*") if "data" not in item.parts}
+
+    assert running.run("send", str(text)).returncode != 0
+    assert (
+        running.send(truncated).returncode == 0
+    )  # what storescu reads of it is a film without all its pixels
+    refused = running.run("send", str(escaping_path))
+    assert refused.returncode != 0
+    ct = factories.ct_slice(11)
+    push(running, tmp_path, ct)
+
+    cut = dcmread(truncated, stop_before_pixels=True)
+    study = running.wait_for_state(cut.StudyInstanceUID, "reported", _PATIENCE)
+    assert study["result"]["finding"] == "not_analysed"
+    assert "cannot be decoded" in study["result"]["reason"]
+    study = running.wait_for_state(ct.StudyInstanceUID, "reported", _PATIENCE)
+    assert "not a radiograph" in study["result"]["reason"]
+    film = factories.chest_film(12)
+    push(running, tmp_path, film)
+    assert (
+        running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)["result"]["probability"]
+        is not None
+    )
+    new = {item for item in tmp_path.rglob("*") if "data" not in item.parts} - outside
+    assert not [item for item in new if "films" not in item.parts]
+
+
+def test_the_sample_films_score_as_in_analyse_and_adults_are_flagged(gateway: Start, tmp_path: Path) -> None:
+    running = gateway(population="flag")
+    chest, leg = (str(get_testdata_file(name, download=False)) for name in ("RG1_J2KR.dcm", "RG3_J2KR.dcm"))
+    for path in (chest, leg):
+        assert running.run("send", path).returncode == 0
+    alone = running.run("analyse", "--json", chest, leg)
+    assert alone.returncode == 0, alone.stderr
+    said_chest, said_leg = json.loads(alone.stdout)
+    served = running.wait_for_state(dcmread(chest).StudyInstanceUID, "reported", _PATIENCE)
+    assert served["result"]["probability"] == pytest.approx(said_chest["probability"], abs=1e-6)
+    assert "64 years" in served["result"]["flags"][0]
+    served = running.wait_for_state(dcmread(leg).StudyInstanceUID, "reported", _PATIENCE)
+    assert served["result"]["finding"] == said_leg["finding"] == "not_analysed"
+    assert served["result"]["probability"] is None
+
+
+def test_a_patient_outside_the_population_is_refused_by_default(gateway: Start, tmp_path: Path) -> None:
+    running = gateway()
+    film = factories.chest_film(13, PatientAge="064Y")
+    push(running, tmp_path, film)
+    study = running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)
+    assert study["result"]["finding"] == "not_analysed"
+    assert "64 years" in study["result"]["reason"]
+    assert not study["reports"]
+
+
+def test_a_pacs_that_is_away_gets_the_report_when_it_is_back(
+    gateway: Start, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    running = gateway(destinations=destination(orthanc))
+    orthanc.kill()
+    film = factories.chest_film(14)
+    push(running, tmp_path, film)
+
+    def tried() -> bool:
+        study = running.study(film.StudyInstanceUID)
+        return bool(study and study["deliveries"] and study["deliveries"][0]["last_error"])
+
+    eventually(tried, _PATIENCE, "a failed delivery")
+    orthanc.restart()
+    running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    assert len(results_in(orthanc, film)) == 1
+
+
+def test_an_unknown_calling_ae_title_and_a_wrong_called_one_are_rejected(
+    gateway: Start, tmp_path: Path
+) -> None:
+    running = gateway(calling_ae_titles="ROUTER")
+    path = factories.write(factories.phantom_chest(15), tmp_path)
+    assert running.send(path, calling_ae_title="ROUTER").returncode == 0
+    assert running.send(path, calling_ae_title="STRANGER").returncode != 0
+    wrong = storescu([path], "OTHER", running.dimse_port, calling_aet="ROUTER")
+    assert wrong.returncode != 0
+
+
+def test_an_echo_is_answered(gateway: Start) -> None:
+    running = gateway()
+    echo = ["/usr/bin/echoscu", "-aec", running.ae_title, "127.0.0.1", str(running.dimse_port)]
+    assert subprocess.run(echo, check=False).returncode == 0
+
+
+def test_the_listener_stays_small_and_never_imports_torch(gateway: Start, tmp_path: Path) -> None:
+    running = gateway()
+    films = [factories.chest_film(seed, study="many") for seed in range(4)]
+    push(running, tmp_path, *films)
+    (listener, *_) = running.pids()["listener"]
+    process = psutil.Process(listener)
+    assert process.memory_info().rss < 250e6
+    assert not [item.path for item in process.memory_maps() if "torch" in item.path]
+
+
+def test_a_jpeg_2000_film_from_the_router_is_stored_as_it_came(gateway: Start, tmp_path: Path) -> None:
+    running = gateway()
+    film = factories.chest_film(16, rows=512, columns=480)
+    path = factories.write(film, tmp_path, JPEG2000Lossless)
+    assert running.send(path).returncode == 0
+    running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)
+    (kept,) = (running.data_dir / "spool").rglob("*.dcm")
+    stored = dcmread(kept)
+    assert stored.file_meta.TransferSyntaxUID == JPEG2000Lossless
+    assert stored.PixelData == dcmread(path).PixelData
+
+
+def test_readiness_names_the_role_that_is_down_and_comes_back(gateway: Start) -> None:
+    running = gateway()
+    for pid in running.pids()["scheduler"]:
+        psutil.Process(pid).suspend()
+    ready = f"{running.http_url}/readyz"
+    eventually(lambda: "scheduler" in httpx.get(ready).json()["faults"], 30, "the scheduler missed")
+    assert httpx.get(ready).status_code == 503
+    for pid in running.pids()["scheduler"]:
+        psutil.Process(pid).resume()
+    eventually(lambda: httpx.get(ready).status_code == 200, 30, "the scheduler back")
+
+
+def test_no_patient_is_named_in_logs_or_in_redis(gateway: Start, tmp_path: Path) -> None:
+    running = gateway()
+    film = factories.chest_film(
+        17, PatientName="Canary^Yellow", PatientID="CANARY77", AccessionNumber="CANARYACC"
+    )
+    push(running, tmp_path, film)
+    running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)
+    assert "canary" not in running.log().lower()
+    for file in (running.data_dir / "redis").rglob("*"):
+        if file.is_file():
+            assert b"canary" not in file.read_bytes().lower()
+    assert "canary" not in httpx.get(f"{running.http_url}/metrics").text.lower()
+    assert "canary" not in httpx.get(f"{running.http_url}/api/studies").text.lower()
