@@ -126,7 +126,10 @@ def _gateway(data: Path, pacs_port: int, log: Path) -> Iterator[tuple[int, int]]
         **({"HILUM_WEIGHTS": os.environ["HILUM_WEIGHTS"]} if "HILUM_WEIGHTS" in os.environ else {}),
     }
     with log.open("wb") as stream:
-        process = subprocess.Popen(hilum_command("up"), env=environment, stdout=stream, stderr=stream)  # noqa: S603
+        # In a folder of its own: a .env of the site is for the site's gateway.
+        process = subprocess.Popen(  # noqa: S603
+            hilum_command("up"), env=environment, cwd=data.parent, stdout=stream, stderr=stream
+        )
         try:
             deadline = time.monotonic() + _START_SECONDS
             while not _get(http_port, "/readyz").get("ready"):

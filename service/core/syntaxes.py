@@ -1,7 +1,7 @@
 """The transfer syntaxes Hilum offers: exactly those that `worker.decode` turns into a film, and no other.
 
 An SCP that accepts a syntax it cannot read has promised a report that never comes; one it does not offer is
-converted by the sender, or sent uncompressed. The listener imports this list without any pixel code;
+converted by the sender, or sent uncompressed. The listener imports this list without our decoder;
 `worker.decode.missing_decoders` holds it against the codecs that are installed.
 
 Left out on purpose:

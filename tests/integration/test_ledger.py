@@ -24,7 +24,7 @@ from service.core.receive import Arrival, Intake, Outcome, sweep_incoming
 from service.core.settings import Settings, load
 from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
-from service.core.tables import Analysis, Instance, Revision, Study, Subject
+from service.core.tables import Analysis, Instance, Model, Revision, Study, Subject
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
 
@@ -191,8 +191,7 @@ def test_a_uid_that_is_a_path_is_refused_and_writes_nothing(
     path.write_bytes(hostile)
     with pytest.raises(InvalidUID):
         intake.receive(Arrival(path, film.SOPClassUID, film.SOPInstanceUID, "TEST"))
-    assert {item.name for item in tmp_path.iterdir()} <= {"data", "ledger.sqlite3", "ledger.sqlite3-wal",
-                                                          "ledger.sqlite3-shm", "ledger.sqlite3.lock"}  # fmt: skip
+    assert not [item for item in tmp_path.iterdir() if item.name != "data" and "ledger" not in item.name]
 
 
 def test_a_text_file_is_unreadable(intake: Intake, spool: Spool) -> None:
@@ -377,8 +376,12 @@ def test_a_film_for_processing_gives_way_to_the_same_view_for_presentation(
 
 
 def test_an_unfinished_write_leaves_nothing(ledger: Ledger) -> None:
-    with pytest.raises(RuntimeError), ledger.write() as session:
-        register_model(session, "test", "1", "f" * 64, "none")
-        raise RuntimeError
+    def broken() -> None:
+        with ledger.write() as session:
+            register_model(session, "test", "1", "f" * 64, "none")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
     with ledger.read() as session:
-        assert session.scalar(select(func.count()).select_from(Study)) == 0
+        assert session.scalar(select(func.count()).select_from(Model)) == 0

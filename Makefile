@@ -1,0 +1,88 @@
+# make            what there is
+# make demo       sets up, then runs the gateway on a real radiograph
+# make test       sets up, then runs every test
+
+VENV ?= .venv
+# 3.11 and 3.12 first: the embedded Redis has wheels for these.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3 python3.13 python3.14; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$name && break; done)
+FILES ?=
+# More options of pytest, such as PYTEST="-k delivery -x".
+PYTEST ?=
+
+BIN := $(VENV)/bin
+PROCESSES := -n 2
+# Each with a file it installs.
+DEBIAN_PACKAGES := \
+	dcmtk:/usr/bin/storescu \
+	dicom3tools:/usr/bin/dciodvfy \
+	orthanc:/usr/sbin/Orthanc \
+	orthanc-dicomweb:/usr/share/orthanc/plugins/libOrthancDicomWeb.so \
+	redis-server:/usr/bin/redis-server \
+	postgresql:/usr/lib/postgresql/*/bin/initdb
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo check test test-long format clean debian-packages
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
+		printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+venv: $(VENV)/.installed-dev ## Make the virtual environment for development (VENV=folder, PYTHON=interpreter)
+
+demo: $(VENV)/.installed-demo ## Run the gateway on a real chest film, or on FILES="a.dcm b.jpeg folder/"
+	$(BIN)/hilum demo $(FILES)
+
+check: venv ## Format, lint, types, import rules, unit tests: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(PROCESSES) -q -m "not long" tests/unit $(PYTEST)
+
+test: venv debian-packages ## Run all tests, on real servers, but the long ones
+	$(BIN)/pytest $(PROCESSES) -m "not long" tests $(PYTEST)
+
+test-long: venv debian-packages ## Run the long tests
+	@$(BIN)/pytest -m long tests $(PYTEST) || { code=$$?; \
+		if [ $$code -eq 5 ]; then echo "there are no long tests"; else exit $$code; fi; }
+
+format: venv ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the virtual environment and everything built or cached
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache demo-out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than pyproject.toml when what that asks for is installed.
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(VENV)/.installed-demo $@
+
+$(BIN)/python:
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Python 3.11 or newer is needed: put it on PATH, or make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+		else echo "$(PYTHON) can make no virtual environment: apt-get install python3-venv" >&2; exit 1; fi
+	@echo "setting up $(VENV) with $(PYTHON): a few minutes, once"
+	@$(PYTHON) -m venv $(VENV)
+
+# The servers of the tests. A package's own service is not started: the tests start theirs.
+debian-packages:
+	@missing=; for pair in $(DEBIAN_PACKAGES); do \
+		ls $${pair#*:} >/dev/null 2>&1 || missing="$$missing $${pair%%:*}"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "not installed, so the tests that need them will fail (apt-get install$$missing)"; exit 0; fi; \
+	echo "installing$$missing"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then \
+		trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' > $$policy; chmod +x $$policy; fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $$missing >/dev/null

@@ -1,0 +1,93 @@
+"""What every test has: a clean environment, and real servers when it asks for them."""
+
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.servers import Gateway, Orthanc, PostgreSQL, Redis
+
+# The fixtures import tests.servers when called: tests of the network alone run where no database driver is.
+
+
+def pytest_configure() -> None:
+    for name in [name for name in os.environ if name.startswith("HILUM_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_the_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own ``.env`` out of the settings that a test loads in this process."""
+    settings = sys.modules.get("service.core.settings")
+    if settings is not None:
+        monkeypatch.setitem(settings.Settings.model_config, "env_file", None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Count a skipped test as failed in CI: what is skipped there is tested nowhere."""
+    report = yield
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and nothing is skipped in CI: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Count a module skipped as a whole as failed in CI."""
+    report = yield
+    if os.environ.get("CI") == "true" and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and nothing is skipped in CI: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def redis() -> Iterator["Redis"]:
+    """A Redis of the test's own, so that it may be killed."""
+    from tests.servers import Redis
+
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator["PostgreSQL"]:
+    """One PostgreSQL for all tests of a process: not to be killed."""
+    from tests.servers import PostgreSQL
+
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(postgresql_server: "PostgreSQL") -> str:
+    """SQLAlchemy URL of an empty PostgreSQL database."""
+    return postgresql_server.fresh_url()
+
+
+@pytest.fixture
+def orthanc() -> Iterator["Orthanc"]:
+    """An empty Orthanc of the test's own."""
+    from tests.servers import Orthanc
+
+    with Orthanc() as server:
+        yield server
+
+
+@pytest.fixture
+def gateway() -> Iterator[Callable[..., "Gateway"]]:
+    """Start a gateway with the given settings, such as ``gateway(population="flag")``, for this test."""
+    from tests.servers import Gateway
+
+    with ExitStack() as running:
+
+        def start(**settings: Any) -> Gateway:
+            return running.enter_context(Gateway(**settings))
+
+        yield start
