@@ -1,0 +1,1 @@
+"""The network of Hilum: preprocessing, ResNet, training, calibration, gate and evaluation."""

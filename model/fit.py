@@ -1,0 +1,263 @@
+"""The optimisation: epochs, weight averaging, early stopping, checkpoints that resume to the same result."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model.augment import film_augmentation
+from model.network import Network
+from model.preprocess import model_input
+from model.recipe import Metrics, Progress, Recipe
+
+Stack = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+class ResumeError(Exception):
+    """A checkpoint that cannot be gone on from; the message says why."""
+
+
+class _TrainingFilms(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Augmented films of one epoch; a film's draw depends on seed, epoch and index only, not on who draws."""
+
+    def __init__(self, films: Stack, labels: Labels, recipe: Recipe, epoch: int) -> None:
+        self._films, self._labels = films, labels
+        self._size, self._seed = recipe.size(epoch), (recipe.seed * 1009 + epoch) * 1_000_003
+        self._augment = film_augmentation(recipe.film_side, recipe.flip)
+
+    def __len__(self) -> int:
+        return len(self._films)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed + index)
+            film = self._augment(torch.from_numpy(self._films[index])[None].float() / 255.0)
+        plane = model_input(film[0].numpy(), self._size)
+        return torch.from_numpy(plane)[None], torch.tensor(float(self._labels[index]))
+
+
+def logits_of(
+    network: nn.Module, films: Stack, size: int, device: torch.device, batch: int = 64
+) -> npt.NDArray[Any]:
+    """Score films as they are, without augmentation: (n,) float64 logits."""
+    network.eval()
+    scores: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(films), batch):
+            planes = np.stack([model_input(film, size) for film in films[start : start + batch]])
+            tensor = torch.from_numpy(planes)[:, None].to(device, memory_format=torch.channels_last)
+            scores.append(network(tensor).double().cpu())
+    return torch.cat(scores).numpy()
+
+
+def class_weights(labels: Labels) -> tuple[float, float]:
+    """Weights that give both classes half of the loss.
+
+    The public set has nearly three pneumonias to one normal. Weighting keeps every film once an epoch, where
+    oversampling would repeat the few normals and undersampling would drop pneumonias.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    return len(labels) / (2.0 * negatives), len(labels) / (2.0 * positives)
+
+
+def fit(
+    training: tuple[Stack, Labels],
+    validation: tuple[Stack, Labels],
+    recipe: Recipe,
+    *,
+    checkpoint: Path,
+    log: Path,
+    measure: Callable[[npt.NDArray[Any], Labels], Metrics],
+    on_progress: Callable[[Progress], None] | None = None,
+    device: torch.device | None = None,
+    loaders: int = 0,
+    stop_after: int | None = None,
+) -> Network:
+    """Train a network from scratch, or go on from a checkpoint.
+
+    Parameters
+    ----------
+    training, validation
+        Films (n, side, side) uint8 and labels (n,).
+    recipe
+        Everything that decides the result.
+    checkpoint
+        Written after every epoch (temporary name, then renamed); read first when it is there.
+    log
+        CSV with one row an epoch.
+    measure
+        From validation logits and labels to figures; "loss" among them decides which epoch is kept.
+    on_progress
+        Called after every batch, and with the figures after every epoch.
+    device
+        Default: CUDA when there is one (with mixed precision), else CPU.
+    loaders
+        Processes that augment; they change the speed, never the result.
+    stop_after
+        Stop after this many epochs in this call, as an interruption would.
+
+    Returns
+    -------
+    Network
+        The averaged weights of the best epoch, on the CPU.
+
+    Raises
+    ------
+    ResumeError
+        When the checkpoint cannot be read or was made with another recipe.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    learner = _Learner(recipe, device)
+    state: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0, "kept": None, "history": []}
+    if checkpoint.exists():
+        state = learner.resume(checkpoint)
+    tell = on_progress or (lambda now: None)
+    batches = math.ceil(len(training[0]) / recipe.batch)
+    last = recipe.epochs if stop_after is None else min(recipe.epochs, state["epoch"] + stop_after)
+
+    while state["epoch"] < last and state["epoch"] - state["best_epoch"] < recipe.patience:
+        epoch, started = state["epoch"], time.monotonic()
+        losses: list[float] = []
+        for loss in learner.epoch(training, epoch, loaders):
+            losses.append(loss)
+            tell(Progress(epoch + 1, recipe.epochs, len(losses), batches, float(np.mean(losses[-50:]))))
+        metrics = measure(logits_of(learner.averaged, validation[0], recipe.sizes[1], device), validation[1])
+        row = {"epoch": epoch + 1, "size": recipe.size(epoch), "training_loss": float(np.mean(losses))}
+        row |= {f"validation_{name}": value for name, value in metrics.items()}
+        state["history"].append(row | {"seconds": round(time.monotonic() - started, 1)})
+        state["epoch"] = epoch + 1
+        # Before it has trained at the size it serves at, it is not judged: each epoch replaces the last.
+        judged = metrics["loss"] if recipe.size(epoch) == recipe.sizes[1] else math.inf
+        if judged <= state["best"]:
+            state |= {"best": judged, "best_epoch": epoch + 1, "kept": learner.averaged_weights()}
+        learner.save(checkpoint, state)
+        _write_log(log, state["history"])
+        tell(Progress(epoch + 1, recipe.epochs, batches, batches, row["training_loss"], metrics))
+
+    kept = Network(recipe.dropout)
+    kept.load_state_dict({name: tensor.cpu() for name, tensor in state["kept"].items()})
+    return kept.eval()
+
+
+class _Learner:
+    """The network in training, its running average and its optimiser."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        torch.manual_seed(recipe.seed)
+        self._recipe, self._device = recipe, device
+        self._network = Network(recipe.dropout)
+        self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        follow = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+        self.averaged = AveragedModel(self._network, multi_avg_fn=follow, use_buffers=True)
+        # Weight decay on kernels only, never on biases and normalisation.
+        kernels = [tensor for tensor in self._network.parameters() if tensor.ndim > 1]
+        others = [tensor for tensor in self._network.parameters() if tensor.ndim <= 1]
+        self._optimiser = torch.optim.AdamW(
+            [
+                {"params": kernels, "weight_decay": recipe.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=recipe.rate,
+        )
+
+    def epoch(self, training: tuple[Stack, Labels], epoch: int, loaders: int) -> Iterator[float]:
+        """Run one epoch, yielding the loss of every batch."""
+        recipe, cuda = self._recipe, self._device.type == "cuda"
+        loader = torch.utils.data.DataLoader(
+            _TrainingFilms(*training, recipe, epoch),
+            batch_size=recipe.batch,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(recipe.seed * 1009 + epoch),
+            num_workers=loaders,
+            pin_memory=cuda,
+        )
+        # Dropout draws from the global generator; seeding it here makes an epoch the same after a resume.
+        torch.manual_seed(recipe.seed * 1009 + epoch)
+        negative, positive = class_weights(training[1])
+        self._network.train()
+        for step, (films, labels) in enumerate(loader):
+            share = (epoch + step / len(loader)) / recipe.epochs
+            for part in self._optimiser.param_groups:
+                part["lr"] = recipe.rate * _schedule(share, recipe.warmup)
+            planes = films.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+            truth = labels.to(self._device, non_blocking=True)
+            # bfloat16 has the range of float32, so no gradient scaler is needed.
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=cuda):
+                logits = self._network(planes)
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                logits.float(),
+                truth * (1.0 - recipe.smoothing) + recipe.smoothing / 2.0,
+                weight=torch.where(truth > 0.5, positive, negative),
+            )
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+            self._optimiser.step()
+            self.averaged.update_parameters(self._network)
+            yield float(loss.detach())
+
+    def averaged_weights(self) -> dict[str, torch.Tensor]:
+        """Copy the averaged weights to the CPU."""
+        tensors = self.averaged.module.state_dict()
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def save(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Write a checkpoint under a temporary name, then rename it."""
+        content = {
+            "recipe": asdict(self._recipe),
+            "state": state,
+            "network": self._network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        half_written = checkpoint.with_suffix(".tmp")
+        torch.save(content, half_written)
+        half_written.replace(checkpoint)
+
+    def resume(self, checkpoint: Path) -> dict[str, Any]:
+        """Take everything from a checkpoint and return the state beside the tensors."""
+        try:
+            content = torch.load(checkpoint, map_location=self._device, weights_only=True)
+            mine, theirs = asdict(self._recipe), content["recipe"]
+        except (OSError, RuntimeError, KeyError, UnpicklingError) as fault:
+            raise ResumeError(f"{checkpoint} is no readable checkpoint; delete it to start anew") from fault
+        other = sorted(name for name in mine if mine[name] != theirs.get(name))
+        if other:
+            raise ResumeError(
+                f"{checkpoint} was made with other settings ({', '.join(other)}); delete it to start anew, "
+                "or train with the settings it was made with"
+            )
+        self._network.load_state_dict(content["network"])
+        self.averaged.load_state_dict(content["averaged"])
+        self._optimiser.load_state_dict(content["optimiser"])
+        state: dict[str, Any] = content["state"]
+        return state
+
+
+def _schedule(share: float, warmup: float) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    if share < warmup:
+        return max(share / warmup, 0.01)
+    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (share - warmup) / (1.0 - warmup)))
+
+
+def _write_log(log: Path, history: list[dict[str, Any]]) -> None:
+    with log.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
