@@ -47,6 +47,9 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
     """Work on one queue until SIGTERM; running work is finished or comes back by its lease."""
     pool = pools()[queue]
     stage = import_module(f"worker.tasks.{queue}")
+    check: Callable[[], None] | None = getattr(stage, "check", None)
+    if check is not None:
+        check()
     # Opened by the process that works, at its first use: SQLite's locks do not survive a fork.
     context = cache(lambda: Context.open(settings))
 
@@ -74,6 +77,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         begin()
     app.worker_main(
         [
+            "--quiet",
             "worker",
             f"--queues={queue}",
             f"--pool={pool.kind}",

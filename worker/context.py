@@ -1,13 +1,34 @@
 """What one worker process works with: opened in the process that uses it, never across a fork."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from model.weights import WeightsError, WeightsInfo, default_weights, read_info
 from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger, register_model
 from service.core.settings import Settings
 from service.core.spool import Spool
+
+
+@contextmanager
+def discarding(spool: Spool, *paths: str | None) -> Iterator[None]:
+    """Remove new files when the block that writes them into the ledger fails.
+
+    Not when the ledger itself failed: the commit may have happened though its answer got lost, and then the
+    ledger needs the files.
+    """
+    try:
+        yield
+    except SQLAlchemyError:
+        raise
+    except BaseException:
+        for path in paths:
+            spool.remove(path)
+        raise
 
 
 @dataclass

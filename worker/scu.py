@@ -7,8 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
@@ -16,6 +16,7 @@ from pynetdicom.presentation import build_context
 
 from service.core.errors import DeliveryError, PermanentDelivery, TransientDelivery
 
+_NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -92,6 +93,8 @@ def send(
     ------
     TransientDelivery
         When no association comes about.
+    PermanentDelivery
+        When the destination accepts none of the objects' SOP classes.
     """
     association = _associate(objects, calling_ae_title, called_ae_title, host, port)
     try:
@@ -119,6 +122,8 @@ def _associate(
     )
     if association.is_established:
         return association
+    if association.rejected_contexts and not association.accepted_contexts:
+        raise PermanentDelivery(_NOT_ACCEPTED)
     if association.is_rejected:
         primitive: Any = association.acceptor.primitive
         raise TransientDelivery(f"{called_ae_title} rejected the association ({primitive.reason_str})")
@@ -128,20 +133,25 @@ def _associate(
 def _send_one(association: Association, item: Sendable) -> Sent:
     accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
     if item.sop_class_uid not in accepted:
-        return Sent(
-            None, PermanentDelivery("the destination does not accept this SOP class in our transfer syntax")
-        )
+        return Sent(None, PermanentDelivery(_NOT_ACCEPTED))
     if not association.is_established:
         return Sent(None, TransientDelivery("the association ended before the object was sent"))
     try:
-        status = association.send_c_store(dcmread(item.path))
-    except (RuntimeError, ValueError) as fault:
-        # RuntimeError: the association went away; ValueError: no context for this class and syntax.
-        kind = TransientDelivery if isinstance(fault, RuntimeError) else PermanentDelivery
-        return Sent(None, kind(f"the object could not be sent ({type(fault).__name__})"))
+        status = association.send_c_store(_read(item))
+    except RuntimeError:
+        return Sent(None, TransientDelivery("the association ended while the object was sent"))
+    except Exception as fault:  # no context for this class and syntax, or a file that cannot be read
+        return Sent(None, PermanentDelivery(f"the object cannot be sent ({type(fault).__name__})"))
     if "Status" not in status:
         return Sent(None, TransientDelivery("the destination did not answer in time"))
     return Sent(int(status.Status))
+
+
+def _read(item: Sendable) -> Dataset:
+    """Return the object; a file from before Part 10 does not say itself how it is encoded."""
+    dataset = dcmread(item.path, force=True)
+    dataset.file_meta.TransferSyntaxUID = UID(item.transfer_syntax_uid)
+    return dataset
 
 
 def _set_no_delay(event: Event) -> None:

@@ -5,10 +5,20 @@ from sqlalchemy import select
 
 from service.core.completion import settle
 from service.core.errors import DeliveryError, LeaseLost, PermanentDelivery
-from service.core.leases import DELIVER, Lease, backoff_seconds, claim, held, ready, release, renewed
+from service.core.leases import (
+    DELIVER,
+    Lease,
+    backoff_seconds,
+    claim,
+    held,
+    ready,
+    release,
+    release_failed,
+    renewed,
+)
 from service.core.ledger import now, record_event
 from service.core.states import DeliveryState
-from service.core.tables import Outbox, Report, Study
+from service.core.tables import Outbox, Report
 from worker.context import Context
 from worker.scu import Answer, Sendable, Sent, answer_to, reason_for, send
 
@@ -50,6 +60,10 @@ def run(context: Context) -> None:
         except DeliveryError as fault:
             for lease in waiting:
                 _finish(context, lease, Sent(None, fault))
+        except Exception as fault:
+            _log.exception("deliver.failed", destination=name)
+            for lease in waiting:
+                release_failed(context.ledger, lease, fault)
 
 
 def _sendable(context: Context, lease: Lease) -> Sendable:
@@ -60,18 +74,15 @@ def _sendable(context: Context, lease: Lease) -> Sendable:
 
 def _finish(context: Context, lease: Lease, sent: Sent) -> None:
     """Write down what became of one delivery: done, parked, or tried again later."""
-    with context.ledger.read() as session:
-        attempts = session.get_one(Outbox, lease.row_id).attempts
-    verdict, error = _verdict(sent, attempts)
+    verdict, error = _verdict(sent, lease.attempts)
     if verdict is Answer.AGAIN:
-        _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=attempts)
-        release(context.ledger, lease, error, backoff_seconds(attempts, _LONGEST_BACKOFF_SECONDS))
+        _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=lease.attempts)
+        release(context.ledger, lease, error, backoff_seconds(lease.attempts, _LONGEST_BACKOFF_SECONDS))
         return
     try:
         with context.ledger.write() as session:
-            row = held(session, lease)
+            row, study = held(session, lease)
             report = session.get_one(Report, row.report_id)
-            study = session.get_one(Study, report.study_id)
             row.last_status, row.last_error = sent.status, error or None
             if verdict is Answer.ACCEPTED:
                 row.state, row.delivered_at = DeliveryState.DELIVERED, now()
@@ -79,7 +90,6 @@ def _finish(context: Context, lease: Lease, sent: Sent) -> None:
             else:
                 row.state = DeliveryState.PARKED
                 record_event(session, study, "parked", f"{report.kind} for {row.destination}: {error}")
-            session.flush()
             settle(session, study)
     except LeaseLost as fault:
         _log.warning("deliver.lease_lost", reason=str(fault))

@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import structlog
-from sqlalchemy.orm import Session
+from sqlalchemy import exists, select, update
+from sqlalchemy.orm import Session, aliased
 
 from model.predict import Predictor
 from model.prediction import Prediction
 from model.weights import default_weights
 from service.core.errors import LeaseLost
-from service.core.leases import INFER, Lease, backoff_seconds, claim, held, release, renewed
+from service.core.leases import INFER, Lease, claim, held, ready, release_failed, renewed
 from service.core.ledger import record_event
 from service.core.results import Finding
 from service.core.states import AnalysisState, InstanceState
-from service.core.tables import Analysis, Instance
-from worker.context import Context
+from service.core.tables import Analysis, Instance, Study
+from worker.context import Context, discarding
 
 _BATCH = 8
 _log = structlog.get_logger()
@@ -26,6 +27,7 @@ _log = structlog.get_logger()
 
 def warm_up(context: Context) -> None:
     """Load the weights before the first task comes."""
+    _log.info("infer.model", id=context.model_id, sha256=context.weights.sha256)
     _predictor(context)
 
 
@@ -40,7 +42,7 @@ def run(context: Context) -> None:
         except Exception as fault:
             _log.exception("infer.failed", analyses=[lease.row_id for lease in leases])
             for lease in leases:
-                release(context.ledger, lease, f"{type(fault).__name__}: {fault}", backoff_seconds(1, 10))
+                release_failed(context.ledger, lease, fault)
             return
         for lease, prediction in zip(leases, predictions, strict=True):
             try:
@@ -52,9 +54,29 @@ def run(context: Context) -> None:
 def _claim(context: Context) -> list[Lease]:
     """Lease a batch of fresh films; one that failed before goes alone, lest it spoil others again."""
     ours = Analysis.model_id == context.model_id
+    _adopt(context)
     return claim(context.ledger, INFER, _BATCH, ours, Analysis.attempts == 0) or claim(
         context.ledger, INFER, 1, ours
     )
+
+
+def _adopt(context: Context) -> None:
+    """Take over the films that wait for weights which nobody serves any more: the site has other ones now."""
+    ours = aliased(Analysis)
+    same_film = exists().where(ours.instance_id == Analysis.instance_id, ours.model_id == context.model_id)
+    with context.ledger.read() as session:
+        strange = session.scalars(
+            select(Analysis.id).where(ready(INFER), Analysis.model_id != context.model_id, ~same_film)
+        )
+        waiting = strange.all()
+    if waiting:
+        with context.ledger.write() as session:
+            session.execute(
+                update(Analysis)
+                .where(Analysis.id.in_(waiting), ready(INFER))
+                .values(model_id=context.model_id, attempts=0)
+                .execution_options(synchronize_session=False)
+            )
 
 
 def _predictor(context: Context) -> Predictor:
@@ -80,16 +102,18 @@ def _record(context: Context, lease: Lease, prediction: Prediction) -> None:
     path = None
     if activation is not None:
         path = context.spool.write("films", ".activation.npy", lambda stream: np.save(stream, activation))
-    try:
-        with context.ledger.write() as session:
-            _write_result(session, held(session, lease), prediction, context.weights.threshold, path)
-    except BaseException:
-        context.spool.remove(path)
-        raise
+    with discarding(context.spool, path), context.ledger.write() as session:
+        analysis, study = held(session, lease)
+        _write_result(session, analysis, study, prediction, context.weights.threshold, path)
 
 
 def _write_result(
-    session: Session, analysis: Analysis, prediction: Prediction, threshold: float, path: str | None
+    session: Session,
+    analysis: Analysis,
+    study: Study,
+    prediction: Prediction,
+    threshold: float,
+    path: str | None,
 ) -> None:
     analysis.state = AnalysisState.DONE
     analysis.finding = Finding(prediction.finding)
@@ -107,4 +131,4 @@ def _write_result(
         instance.state, instance.reason = InstanceState.NOT_ANALYSED, prediction.reason
     else:
         instance.state = InstanceState.ANALYSED
-    record_event(session, instance.study_id, "analysed", analysis.finding)
+    record_event(session, study, "analysed", analysis.finding)

@@ -1,6 +1,8 @@
 """Queue `report`: one revision of a study becomes DICOM objects with a row in each destination's outbox."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -17,12 +19,12 @@ from sqlalchemy.orm import Session
 from service.core.completion import result_of
 from service.core.errors import LeaseLost
 from service.core.identifiers import derived_uid, report_uid, series_uid
-from service.core.leases import REPORT, Lease, backoff_seconds, claim, held, release, renewed
+from service.core.leases import REPORT, Lease, claim, held, release_failed, renewed
 from service.core.ledger import now, record_event
 from service.core.results import Finding, ModelIdentity, Result, conclude
 from service.core.states import AnalysisState, DeliveryState, RevisionState, StudyState
 from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
-from worker.context import Context
+from worker.context import Context, discarding
 from worker.heatmap import build_heatmap
 from worker.structured_report import (
     ImageResult,
@@ -50,9 +52,9 @@ class _Image:
 class _Job:
     """All that the ledger says of one revision, read before any file is touched."""
 
-    study_id: int
     study_instance_uid: str
     installation: str
+    ae_title: str
     number: int
     header_revision: int
     build: int
@@ -63,12 +65,19 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Built:
-    """One object, on disk."""
+class _Object:
+    """One object, built; `finding` is what it is about."""
 
     kind: str
     part: int
+    finding: Finding
     dataset: Dataset
+
+
+@dataclass(frozen=True)
+class _Built(_Object):
+    """One object, on disk."""
+
     path: str
     digest: str
     size: int
@@ -84,22 +93,20 @@ def run(context: Context) -> None:
                 _log.warning("report.lease_lost", reason=str(fault))
             except Exception as fault:
                 _log.exception("report.failed", revision=lease.row_id)
-                release(context.ledger, lease, f"{type(fault).__name__}: {fault}", backoff_seconds(1, 10))
+                release_failed(context.ledger, lease, fault)
 
 
 def _report_one(context: Context, lease: Lease) -> None:
     job = _read(context, lease)
     conclusion = conclude([image.result for image in job.images])
     built: list[_Built] = []
-    try:
-        for kind, part, dataset in _objects(context, job, conclusion):
-            built.append(_written(context, kind, part, dataset))
+    with ExitStack() as kept:
+        for item in _objects(context, job, conclusion):
+            built.append(_written(context, item))
+            kept.enter_context(discarding(context.spool, built[-1].path))
         with context.ledger.write() as session:
-            _record(session, context, held(session, lease), job, conclusion, built)
-    except BaseException:
-        for item in built:
-            context.spool.remove(item.path)
-        raise
+            revision, study = held(session, lease)
+            _record(session, context, revision, study, job, conclusion, built)
 
 
 def _read(context: Context, lease: Lease) -> _Job:
@@ -117,9 +124,9 @@ def _read(context: Context, lease: Lease) -> _Job:
             .order_by(Report.revision, Report.part.desc())
         )
         return _Job(
-            study_id=study.id,
             study_instance_uid=study.study_instance_uid,
             installation=installation,
+            ae_title=context.settings.ae_title,
             number=revision.number,
             header_revision=revision.header_revision,
             build=revision.build,
@@ -154,30 +161,32 @@ def _image(session: Session, instance: Instance, model_id: int) -> _Image:
     )
 
 
-def _objects(context: Context, job: _Job, conclusion: Result) -> list[tuple[str, int, Dataset]]:
-    """Build the structured report, and a heat map for each positive film."""
+def _objects(context: Context, job: _Job, conclusion: Result) -> Iterator[_Object]:
+    """Build the structured report, and a heat map for each film that somebody wants one of."""
     at = now().astimezone(context.settings.zone)
     images = [_loaded(context, image) for image in job.images]
     settings = f"threshold={conclusion.threshold};population={context.settings.population}"
 
     def about(kind: str, sop_class: str, part: int) -> ReportContext:
-        return _report_context(
-            job, conclusion, kind, sop_class, f"{settings};part={part}", at, context.settings.ae_title
-        )
+        return _report_context(job, conclusion, kind, sop_class, f"{settings};part={part}", part, at)
 
-    objects = [("sr", 1, build_structured_report(images, about("sr", Comprehensive3DSRStorage, 1)))]
-    positive = [
-        image for image in images if image.result.finding is Finding.PRESENT and image.film is not None
-    ]
-    objects += [
-        ("heatmap", part, build_heatmap(image, about("heatmap", SecondaryCaptureImageStorage, part)))
-        for part, image in enumerate(positive, start=1)
-    ]
-    return objects
+    report = build_structured_report(images, about("sr", Comprehensive3DSRStorage, 1))
+    yield _Object("sr", 1, conclusion.finding, report)
+    wanted = [image for image in images if image.activation is not None and _wanted(context, image.result)]
+    for part, image in enumerate(wanted, start=1):
+        heatmap = build_heatmap(image, about("heatmap", SecondaryCaptureImageStorage, part))
+        yield _Object("heatmap", part, image.result.finding, heatmap)
+
+
+def _wanted(context: Context, result: Result) -> bool:
+    """Return whether a film gets a heat map; a positive one does even before there is a destination."""
+    return result.finding is Finding.PRESENT or any(
+        destination.wants("heatmap", result.finding) for destination in context.settings.destinations
+    )
 
 
 def _report_context(
-    job: _Job, conclusion: Result, kind: str, sop_class: str, settings: str, at: datetime, ae_title: str
+    job: _Job, conclusion: Result, kind: str, sop_class: str, settings: str, part: int, at: datetime
 ) -> ReportContext:
     series = series_uid(job.installation, job.study_instance_uid, job.model.sha256, kind, sop_class)
     sources = [(image.sop_instance_uid, image.digest) for image in job.images]
@@ -188,14 +197,15 @@ def _report_context(
         activation_method=job.activation_method,
         series_instance_uid=series,
         sop_instance_uid=report_uid(series, settings, sources, job.header_revision, job.build),
-        instance_number=job.number,
+        # Unique in the series: the revision's own number for the first object, the next hundreds for others.
+        instance_number=job.number + 100 * (part - 1),
         revision=job.number,
         predecessors=(predecessor,) if predecessor else (),
         device_uid=derived_uid("device", job.installation),
         device_serial_number=job.installation,
         software_version=version("hilum"),
         at=at,
-        device_name=ae_title,
+        device_name=job.ae_title,
     )
 
 
@@ -216,20 +226,25 @@ def _array(context: Context, path: str | None) -> npt.NDArray[Any] | None:
     return array
 
 
-def _written(context: Context, kind: str, part: int, dataset: Dataset) -> _Built:
+def _written(context: Context, item: _Object) -> _Built:
     path = context.spool.write(
-        "reports", ".dcm", lambda stream: dataset.save_as(stream, enforce_file_format=True)
+        "reports", ".dcm", lambda stream: item.dataset.save_as(stream, enforce_file_format=True)
     )
     content = context.spool.absolute(path).read_bytes()
-    return _Built(kind, part, dataset, path, hashlib.sha256(content).hexdigest(), len(content))
+    return _Built(**vars(item), path=path, digest=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def _record(
-    session: Session, context: Context, revision: Revision, job: _Job, conclusion: Result, built: list[_Built]
+    session: Session,
+    context: Context,
+    revision: Revision,
+    study: Study,
+    job: _Job,
+    conclusion: Result,
+    built: list[_Built],
 ) -> None:
     moment = now()
     revision.state = RevisionState.REPORTED
-    study = session.get_one(Study, job.study_id)
     for item in built:
         report = Report(
             study_id=study.id,
@@ -256,7 +271,7 @@ def _record(
                 ready_at=moment,
             )
             for destination in context.settings.destinations
-            if item.kind in destination.objects
+            if destination.wants(item.kind, item.finding)
         )
     study.revision, study.model_id = job.number, revision.model_id
     study.finding, study.probability, study.threshold = (

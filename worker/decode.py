@@ -1,0 +1,259 @@
+"""From a SOP instance on disk to the film a reader would see, reduced for the network: the decode stage.
+
+Everything that a sender controls is bounded before anything is allocated for it: the transfer syntax before
+the data set is parsed, Rows x Columns before the pixels are read, and the codestream's own size before a
+codec sees it. Codecs still run hostile bytes through native code, so this module belongs in the boxed pool.
+No attribute that identifies a patient is read.
+"""
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID, ImplicitVRLittleEndian
+
+from model.preprocess import reduce
+from service.core.errors import Undecodable
+from service.core.syntaxes import OFFERED
+from worker.greyscale import KEYWORDS, WHITE, StoredRange, display_table, padding_range
+from worker.pixel_data import PLUGINS, Element, Layout, missing_decoders, stored_values
+
+__all__ = ["LONG_SIDE", "MAX_PIXELS", "Film", "decode", "missing_decoders"]
+
+MAX_PIXELS = 100_000_000
+"""Rows x Columns; a stitched film of a whole leg has 40 million."""
+
+LONG_SIDE = 1024
+"""Upper bound of a film's longer side in pixels."""
+
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+_PIXEL_DATA = Tag("PixelData")
+_TAGS: list[BaseTag | int] = [
+    Tag(keyword)
+    for keyword in (
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "NumberOfFrames",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        *KEYWORDS,
+    )
+]
+_LUMA = (0.299, 0.587, 0.114)  # Y of YBR_FULL, PS3.3 C.7.6.3.1.2
+# A grey film that went through a colour JPEG comes back with channels this far apart, in 1/255.
+_GREY_SPREAD = 8
+_BAND = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """One radiograph as it is to be seen.
+
+    Attributes
+    ----------
+    pixels
+        (h, w) uint16, MONOCHROME2: 0 black, 65535 white. The whole image, reduced by area mean until the
+        longer side is at most `LONG_SIDE`; never enlarged.
+    rows, columns
+        Of the original.
+    pixel_digest
+        SHA-256 (hex) of the stored values with their shape, bits and sign, before any LUT: the same for the
+        same pixels in another lossless transfer syntax or under another header.
+    flags
+        Limits worth telling, one sentence each.
+    """
+
+    pixels: npt.NDArray[np.uint16]
+    rows: int
+    columns: int
+    pixel_digest: str
+    flags: tuple[str, ...]
+
+
+def decode(path: Path) -> Film:
+    """Decode the DICOM file at `path` and put it through the grey-scale pipeline of PS3.4 N.2.
+
+    Raises
+    ------
+    Undecodable
+        When the file holds no single-frame radiograph that we can show; the message holds no header values
+        that could identify a patient.
+    OSError
+        When the file itself cannot be opened or read.
+    """
+    with path.open("rb") as file, warnings.catch_warnings():
+        # pydicom's warnings repeat header values. Each process of the decode pool has one thread.
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(file)
+        except Undecodable:
+            raise
+        except OSError as fault:
+            if fault.errno is not None:  # the disk; a codec's own OSError has no number
+                raise
+            raise Undecodable("the pixel data is damaged") from None
+        except MemoryError:
+            raise Undecodable("decoding needs more memory than a film may take") from None
+        except Exception as fault:  # pydicom and the codecs raise nearly anything on broken bytes
+            raise Undecodable(f"not a readable DICOM image ({type(fault).__name__})") from None
+
+
+def _decode(file: BinaryIO) -> Film:
+    dataset, element = _read(file)
+    layout = _layout(dataset)
+    pixels = stored_values(file, element, layout)
+    flags: tuple[str, ...] = ()
+    if layout.samples == 1:
+        index = _table_index(pixels, layout, element.syntax)
+        digest = _digest(index, layout)
+        table, flags = _table(dataset, layout.stored, index)
+    else:
+        digest = _digest(pixels, layout)
+        index, coloured = _luminance(pixels)
+        table = np.rint(np.linspace(0, WHITE, 1 << layout.stored.bits)).astype(np.uint16)
+        flags = ("a colour picture: shown by its luminance",) if coloured else ()
+    film = np.rint(reduce(_looked_up(table, index), LONG_SIDE)).astype(np.uint16)
+    return Film(film, layout.rows, layout.columns, digest, flags)
+
+
+def _read(file: BinaryIO) -> tuple[Dataset, Element]:
+    """Read `_TAGS` up to Pixel Data. The transfer syntax is refused before a data set in it is parsed."""
+    read_preamble(file, force=True)
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_file_meta)
+    # Files from before Part 10 are implicit little endian; pydicom notices when they are explicit.
+    syntax = UID(str(meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian))
+    if syntax not in OFFERED:
+        known = f" {syntax.name}" if syntax.name != syntax else ""
+        raise Undecodable(f"transfer syntax{known} is not supported")
+
+    element: list[Element] = []
+
+    def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag == _PIXEL_DATA:
+            element.append(Element(syntax, file.tell(), length, vr or "OW"))
+        return bool(tag >= _PIXEL_DATA)
+
+    dataset = read_dataset(
+        file,
+        is_implicit_VR=syntax.is_implicit_VR,
+        is_little_endian=syntax.is_little_endian,
+        stop_when=at_pixel_data,
+        specific_tags=_TAGS,
+    )
+    if not element:
+        raise Undecodable("no pixel data")
+    return dataset, element[0]
+
+
+def _after_file_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return bool(tag.group != 2)
+
+
+def _layout(dataset: Dataset) -> Layout:
+    """Check the Image Pixel module; nothing that it announces is allocated here."""
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
+    if photometric == "PALETTE COLOR":
+        raise Undecodable("a palette colour picture, no radiograph")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2", *_COLOUR):
+        raise Undecodable("unknown or missing Photometric Interpretation")
+    samples = _integer(dataset, "SamplesPerPixel", 1)
+    if samples != (3 if photometric in _COLOUR else 1):
+        raise Undecodable(f"{samples} samples per pixel do not go with {photometric}")
+    frames = _integer(dataset, "NumberOfFrames", 1)
+    if frames != 1:
+        raise Undecodable(f"{frames} frames: a radiograph has one")
+    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    if not (0 < rows <= 0xFFFF and 0 < columns <= 0xFFFF):
+        raise Undecodable(f"{rows} rows x {columns} columns is no picture")
+    if rows * columns > MAX_PIXELS:
+        raise Undecodable(f"{rows} rows x {columns} columns is more than a film has")
+    allocated, bits = _integer(dataset, "BitsAllocated"), _integer(dataset, "BitsStored")
+    high_bit = _integer(dataset, "HighBit", bits - 1)
+    if allocated not in (8, 16) or not 0 < bits <= high_bit + 1 <= allocated:
+        raise Undecodable(f"{bits} bits stored in {allocated} with high bit {high_bit} is not supported")
+    signed = _integer(dataset, "PixelRepresentation", 0)
+    planar = _integer(dataset, "PlanarConfiguration", 0)
+    if signed not in (0, 1) or planar not in (0, 1):
+        raise Undecodable("Pixel Representation or Planar Configuration is neither 0 nor 1")
+    stored = StoredRange(bits, signed == 1)
+    return Layout(rows, columns, samples, allocated, high_bit, stored, photometric, planar)
+
+
+def _integer(dataset: Dataset, keyword: str, absent: int | None = None) -> int:
+    try:
+        value = dataset.get(keyword)
+        if value is None or value == "":
+            value = absent
+        return int(value)  # None raises what is caught
+    except (ArithmeticError, TypeError, ValueError):
+        raise Undecodable(f"{keyword} is missing or no number") from None
+
+
+def _table_index(pixels: npt.NDArray[Any], layout: Layout, syntax: UID) -> npt.NDArray[Any]:
+    """From stored values to the index of a table that starts at the lowest one: uint8 or uint16.
+
+    Bits outside Bits Stored are no pixel values: they may hold overlays (PS3.5 8.1.1). In native and RLE data
+    the value may sit below Bits Allocated; codecs return it right-aligned.
+    """
+    bits = layout.stored.bits
+    words = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{layout.allocated // 8}")
+    if syntax not in PLUGINS and layout.high_bit + 1 > bits:
+        words = words >> (layout.high_bit + 1 - bits)
+    if bits < layout.allocated:
+        words = words & ((1 << bits) - 1)
+    return words ^ (1 << (bits - 1)) if layout.stored.signed else words
+
+
+def _looked_up(table: npt.NDArray[np.uint16], index: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    """Put every pixel through the table, band by band and in place where the index is ours: no new pages."""
+    shown = (
+        index if index.flags.writeable and index.dtype == table.dtype else np.empty(index.shape, np.uint16)
+    )
+    for top in range(0, len(index), _BAND):
+        band = slice(top, top + _BAND)
+        shown[band] = np.take(table, index[band], mode="clip")
+    return shown
+
+
+def _table(
+    dataset: Dataset, stored: StoredRange, index: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.uint16], tuple[str, ...]]:
+    padding = padding_range(dataset, stored)
+    film = index
+    if padding is not None and index.min() <= padding[1] and index.max() >= padding[0]:
+        film = index[(index < padding[0]) | (index > padding[1])]
+        if film.size == 0:
+            raise Undecodable("every pixel is padding")
+    table, flags = display_table(dataset, stored, (int(film.min()), int(film.max())))
+    if padding is not None:
+        table[padding[0] : padding[1] + 1] = 0
+    return table, flags
+
+
+def _luminance(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool]:
+    """Luminance of an RGB picture, and whether there is colour in it: a saved film has equal channels."""
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    luminance = sum(
+        weight * channel.astype(np.float32) for weight, channel in zip(_LUMA, (red, green, blue), strict=True)
+    )
+    coloured = int(spread.max()) > _GREY_SPREAD * (np.iinfo(pixels.dtype).max // 255)
+    return np.rint(luminance).astype(pixels.dtype), coloured
+
+
+def _digest(values: npt.NDArray[Any], layout: Layout) -> str:
+    shape = (layout.rows, layout.columns, layout.samples, layout.stored.bits, layout.stored.signed)
+    digest = hashlib.sha256(repr(shape).encode())
+    digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()

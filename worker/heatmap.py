@@ -1,0 +1,280 @@
+"""The picture for any viewer: film, class activation and verdict, as a secondary capture and as PNG."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+from highdicom.sc import SCImage
+from highdicom.sr import CodedConcept
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.valuerep import DA, DS, TM
+
+from worker import codes, wording
+from worker.contour import contour, resampled
+from worker.report_context import MANUFACTURER, ImageResult, ReportContext, processing_algorithm, set_creation
+from worker.source import anonymous, inherit, local_time, normalised
+
+__all__ = ["build_heatmap", "contour", "overlay", "png"]
+
+SERIES_NUMBER = 9002
+SERIES_DESCRIPTION = "AI Pneumonia heatmap, not for diagnosis"
+LONG_SIDE = 1024
+JPEG_QUALITY = 90
+
+_OPACITY = 0.55  # of the colour where the activation is 1; the film stays readable through it
+_MARGIN = 10
+_BAR_HEIGHT = 10
+_WHITE, _YELLOW, _GREY = (255, 255, 255), (255, 214, 10), (190, 190, 190)
+_MOST_LINES_OF_LIMITS = 3
+
+Line = tuple[str, int, tuple[int, int, int]]
+
+
+def build_heatmap(image: ImageResult, context: ReportContext) -> Dataset:
+    """Build the secondary capture of one film; the same image and context give the same bytes.
+
+    JPEG Baseline, once and for all at creation: archives take it by default where they refuse RLE, and a
+    tenth of the size of an uncompressed one. The picture is stated to be lossy and not diagnostic.
+
+    Parameters
+    ----------
+    image
+        A film with its picture and its class activation map.
+    context
+        Identity of the object (its own series, not that of the SR) and of what made it.
+
+    Returns
+    -------
+    Dataset
+        Secondary Capture Image, YBR_FULL_422, long side at most 1024: the whole film in its own aspect
+        ratio, below it the verdict, the disclaimer, the limits and a colour bar.
+
+    Raises
+    ------
+    ValueError
+        When the image has no film or no activation map.
+    """
+    if image.film is None or image.activation is None:
+        raise ValueError("a heat map needs a film and an activation map")
+    header = normalised(image.source)
+    at = local_time(header, context.at)
+    pixels = _picture(image, context)
+    jpeg = _jpeg(pixels)
+    ratio = pixels.nbytes / len(jpeg)
+    capture = SCImage.from_ref_dataset(
+        anonymous(header),
+        pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),  # highdicom wants one; replaced below
+        series_instance_uid=context.series_instance_uid,
+        series_number=SERIES_NUMBER,
+        series_description=SERIES_DESCRIPTION,
+        sop_instance_uid=context.sop_instance_uid,
+        instance_number=context.instance_number,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER,
+        software_versions=context.software_version,
+        device_serial_number=context.device_serial_number,
+        contributing_equipment=[processing_algorithm(context)],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=None,
+        content_date=at.date(),
+        content_time=at.time(),
+        series_date=at.date(),
+        series_time=at.time(),
+    )
+    _encapsulate(capture, jpeg)
+    _state_lossy(capture, header, ratio)
+    capture.ImageType = ["DERIVED", "SECONDARY"]
+    capture.ConversionType = "WSD"
+    capture.BodyPartExamined = "CHEST"  # unpaired, so that no laterality is asked for
+    orientation = header.get("PatientOrientation") or []
+    capture.PatientOrientation = list(orientation) if len(orientation) == 2 else []
+    # It means text that identifies the patient (PS3.3 C.7.6.1.1.1); what we draw does not.
+    capture.BurnedInAnnotation = header.get("BurnedInAnnotation") or "NO"
+    capture.DerivationDescription = (
+        f"Source image with class activation of {context.model.name} {context.model.version}: "
+        f"{context.activation_method}"
+    )
+    capture.DerivationCodeSequence = [CodedConcept.from_code(codes.LOSSY_COMPRESSION)]
+    capture.SourceImageSequence = [_source_image(header)]
+    capture.DateOfSecondaryCapture = DA(at.date())
+    capture.TimeOfSecondaryCapture = TM(at.time())
+    inherit(capture, [header], [capture.DerivationDescription])
+    set_creation(capture, at)
+    return capture
+
+
+def overlay(film: NDArray[np.uint16], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the film with the activation in colour over it.
+
+    Parameters
+    ----------
+    film
+        uint16 (h, w), 0 black to 65535 white.
+    activation
+        float32 of any size in [0, 1], covering the film edge to edge.
+
+    Returns
+    -------
+    uint8 (h, w, 3)
+        RGB; where the activation is 0 the film is unchanged.
+    """
+    return _blend(_eight_bit(film), activation)
+
+
+def png(array: NDArray[np.uint16] | NDArray[np.uint8]) -> bytes:
+    """Return a PNG of a film (uint16 (h, w), written with 8 bits) or an overlay (uint8 (h, w, 3))."""
+    buffer = BytesIO()
+    Image.fromarray(_eight_bit(array)).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _picture(image: ImageResult, context: ReportContext) -> NDArray[np.uint8]:
+    """Return the film with its overlay, and the legend in a strip below it that covers no anatomy."""
+    assert image.film is not None
+    assert image.activation is not None
+    height, width = image.film.shape
+    scale = LONG_SIDE / max(height, width)
+    for _ in range(4):  # the strip's height follows from its width: narrower film, more lines
+        columns = max(round(width * scale), 1)
+        legend = _legend(image, context, columns)
+        if round(height * scale) + legend.height <= LONG_SIDE:
+            break
+        scale = (LONG_SIDE - legend.height) / height
+    rows = min(max(round(height * scale), 1), LONG_SIDE - legend.height)
+    film = Image.fromarray(_eight_bit(image.film)).resize((columns, rows), Image.Resampling.BILINEAR)
+    return np.vstack([_blend(np.asarray(film), image.activation), np.asarray(legend)])
+
+
+def _legend(image: ImageResult, context: ReportContext, width: int) -> Image.Image:
+    """Return the strip below the film: verdict, disclaimer, limits, network, colour bar."""
+    large = int(np.clip(width / 38, 13, 22))
+    small = int(np.clip(width / 52, 11, 16))
+    fitting = width - 2 * _MARGIN
+    lines: list[Line] = [
+        *_wrapped(wording.verdict(image.result), large, _WHITE, fitting),
+        *_wrapped(wording.NOT_FOR_PRIMARY_DIAGNOSIS, large, _YELLOW, fitting),
+        *_wrapped(wording.limits(image.result.flags), small, _YELLOW, fitting)[:_MOST_LINES_OF_LIMITS],
+        *_wrapped(f"{context.model.name} {context.model.version}", small, _GREY, fitting),
+        *_wrapped(
+            "Colour: class activation relative to this film's own maximum, half transparent",
+            small,
+            _GREY,
+            fitting,
+        ),
+    ]
+    left, right = _font(small).getlength("low"), _font(small).getlength("high")
+    leading = 1.3
+    height = round(sum(size * leading for _, size, _ in lines) + small * leading + 2 * _MARGIN)
+    strip = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(strip)
+    top = float(_MARGIN)
+    for text, size, colour in lines:
+        draw.text((_MARGIN, top), text, fill=colour, font=_font(size))
+        top += size * leading
+    draw.text((_MARGIN, top), "low", fill=_GREY, font=_font(small))
+    start = round(_MARGIN + left + 8)
+    length = max(min(width - start - round(right) - 8 - _MARGIN, 300), 1)
+    # The colours as they look over a mid-grey film, strongest at the right.
+    ramp = np.broadcast_to(np.linspace(0, 1, length, dtype=np.float32), (_BAR_HEIGHT, length))
+    bar = _blend(np.full(ramp.shape, 96, np.uint8), ramp)
+    strip.paste(Image.fromarray(bar), (start, round(top + small * 0.2)))
+    draw.text((start + length + 8, top), "high", fill=_GREY, font=_font(small))
+    return strip
+
+
+def _wrapped(text: str, size: int, colour: tuple[int, int, int], fitting: int) -> list[Line]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _font(size).getlength(f"{lines[-1]} {word}") <= fitting:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [(line, size, colour) for line in lines]
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=1)
+def _premultiplied() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Return, for 256 steps of activation, how much of the film stays (of 256) and the colour added."""
+    steps = np.linspace(0, 1, 256)
+    opacity = _OPACITY * steps
+    colour = colormaps["turbo"](0.05 + 0.85 * steps)[:, :3] * 255  # without the map's two dark ends
+    return (256 * (1 - opacity)).round().astype(np.uint16), (256 * opacity[:, None] * colour).astype(
+        np.uint16
+    )
+
+
+def _blend(grey: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
+    kept, colour = _premultiplied()
+    step = (resampled(activation, *grey.shape) * 255).astype(np.uint8)
+    film = grey * kept[step]
+    blended = colour[step]
+    blended += film[..., None]
+    return (blended >> 8).astype(np.uint8)
+
+
+def _eight_bit(array: NDArray[np.uint16] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array.astype(np.uint8, copy=False)
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = BytesIO()
+    # 4:2:2, as YBR_FULL_422 says (PS3.5 8.2.1).
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")
+    return buffer.getvalue()
+
+
+def _encapsulate(capture: Dataset, jpeg: bytes) -> None:
+    """Put the JPEG in place of the pixels; highdicom's own encoder has a fixed quality and 4:2:0."""
+    capture.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    capture.PhotometricInterpretation = "YBR_FULL_422"
+    capture.PixelData = encapsulate([jpeg])
+    capture["PixelData"].VR = "OB"
+    capture["PixelData"].is_undefined_length = True
+
+
+def _state_lossy(capture: Dataset, header: Dataset, ratio: float) -> None:
+    """Say that the picture is lossy, with the steps the source went through first (PS3.3 C.7.6.1.1.5)."""
+    ratios, methods = [f"{ratio:.4g}"], ["ISO_10918_1"]
+    if header.get("LossyImageCompression") == "01":
+        before = (
+            _listed(header.get("LossyImageCompressionRatio")),
+            _listed(header.get("LossyImageCompressionMethod")),
+        )
+        if before[0] and len(before[0]) == len(before[1]):
+            ratios, methods = [*before[0], *ratios], [*before[1], *methods]
+    capture.LossyImageCompression = "01"
+    capture.LossyImageCompressionRatio = [DS(value) for value in ratios]
+    capture.LossyImageCompressionMethod = methods
+
+
+def _listed(value: object) -> list[str]:
+    if value is None or value == "":
+        return []
+    return (
+        [str(item) for item in value]
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else [str(value)]
+    )
+
+
+def _source_image(header: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.SOURCE_IMAGE_FOR_PROCESSING)]
+    return item

@@ -1,0 +1,144 @@
+"""Measurement groups, TID 1501 (PS3.16): one for each analysed image, one for each contour of a positive."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CoordinatesForMeasurement,
+    FindingSite,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from highdicom.sr import RelationshipTypeValues as Relationship
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from service.core.identifiers import derived_uid
+from service.core.results import Finding, Result
+from worker import codes, wording
+from worker.contour import area, contour
+from worker.report_context import MANUFACTURER, ImageResult, ReportContext
+from worker.source import spacing_mm
+
+
+def measurement_groups(
+    image: ImageResult, header: Dataset, context: ReportContext
+) -> list[MeasurementsAndQualitativeEvaluations]:
+    """Return the group of the whole image and, for a positive, one for each contour of its heat map."""
+    result = image.result
+    rows, columns = int(header.Rows), int(header.Columns)
+    certainty = (codes.CERTAINTY_OF_FINDING, _certainty(result), codes.PERCENT)
+    groups = [
+        _group(
+            header,
+            context,
+            result,
+            tracking="AI pneumonia classification",
+            value=certainty,
+            outline=_whole_image(rows, columns),
+            evaluations=[QualitativeEvaluation(codes.PRESENCE, codes.PRESENCE_OF[result.finding])],
+            comments=wording.comments(result, context.revision),
+        )
+    ]
+    if result.finding is not Finding.PRESENT or image.activation is None:
+        return groups
+    spacing = spacing_mm(header)
+    for number, outline in enumerate(contour(image.activation, rows, columns), start=1):
+        # Without a scale there is no area, and a group needs a number: the certainty once more.
+        value = (
+            certainty
+            if spacing is None
+            else (codes.AREA, _area_mm2(outline, spacing), codes.SQUARE_MILLIMETER)
+        )
+        groups.append(
+            _group(
+                header,
+                context,
+                result,
+                tracking=f"AI pneumonia heatmap region {number}",
+                value=value,
+                outline=outline,
+                evaluations=[],
+                comments=wording.region(number),
+            )
+        )
+    return groups
+
+
+def _group(
+    header: Dataset,
+    context: ReportContext,
+    result: Result,
+    *,
+    tracking: str,
+    value: tuple[Code, float, Code],
+    outline: NDArray[np.float64],
+    evaluations: Sequence[QualitativeEvaluation],
+    comments: Sequence[str],
+) -> MeasurementsAndQualitativeEvaluations:
+    """Return a TID 1501 group of one number, inferred from one closed polyline on the source image."""
+    name, number, unit = value
+    region = CoordinatesForMeasurement(
+        graphic_type="POLYLINE",
+        graphic_data=outline,
+        source_image=SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID),
+    )
+    group = MeasurementsAndQualitativeEvaluations(
+        # The same observation in every revision of the report, so the same UID.
+        tracking_identifier=TrackingIdentifier(
+            uid=derived_uid("tracking", context.series_instance_uid, header.SOPInstanceUID, tracking),
+            identifier=tracking,
+        ),
+        finding_type=codes.PNEUMONIA,
+        finding_sites=[FindingSite(codes.LUNG)],
+        algorithm_id=AlgorithmIdentification(
+            name=context.model.name,
+            version=context.model.version,
+            manufacturer=MANUFACTURER,
+            family=codes.ARTIFICIAL_INTELLIGENCE,
+            parameters=[
+                f"Weights SHA-256={context.model.sha256}",
+                f"Operating threshold={wording.threshold_percent(result)}",
+                f"Class activation method={context.activation_method}",
+            ],
+        ),
+        measurements=[Measurement(name, number, unit, referenced_coordinates=[region])],
+        qualitative_evaluations=evaluations,
+    )
+    # highdicom has no argument for comments.
+    for comment in comments:
+        group[0].ContentSequence.append(TextContentItem(codes.COMMENT, comment, Relationship.CONTAINS))
+    return group
+
+
+def _whole_image(rows: int, columns: int) -> NDArray[np.float64]:
+    """Return the border of the image as a closed polyline of 9 points: corners and middles of the edges.
+
+    It is what the number was inferred from; the middles keep viewers from taking it for a rectangle that
+    the user drew, and their label inside the picture.
+    """
+    middle, centre = rows / 2, columns / 2
+    return np.array(
+        [
+            *((0, 0), (centre, 0), (columns, 0), (columns, middle)),
+            *((columns, rows), (centre, rows), (0, rows), (0, middle), (0, 0)),
+        ],
+        dtype=np.float64,
+    )
+
+
+def _certainty(result: Result) -> float:
+    """Return the probability in percent with two decimals, or as many as the verdict needs."""
+    shown = float(wording.percent(result).removesuffix(" %"))
+    exact = (result.probability or 0.0) * 100
+    return round(exact, 2) if shown == round(exact, 1) else shown
+
+
+def _area_mm2(outline: NDArray[np.float64], spacing: tuple[float, float]) -> int:
+    return round(area(outline) * spacing[0] * spacing[1])

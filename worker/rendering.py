@@ -1,0 +1,214 @@
+"""A structured report as text and as one self-contained page, for those without a tool such as dsr2html."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import UID
+
+from worker import codes
+
+
+@dataclass(frozen=True)
+class ContentItem:
+    """One item of a content tree, PS3.3 C.17.3, as a line to read.
+
+    Attributes
+    ----------
+    depth
+        0 for the root.
+    relationship
+        To its parent, e.g. "HAS CONCEPT MOD"; empty for the root.
+    name
+        Meaning of the concept name.
+    name_code
+        (code value, coding scheme designator) of the concept name.
+    value
+        The value as text; empty for a container.
+    """
+
+    depth: int
+    relationship: str
+    value_type: str
+    name: str
+    name_code: tuple[str, str]
+    value: str
+
+    def says(self, concept: Code) -> bool:
+        """Return whether the item's concept name is `concept`."""
+        return self.name_code == (concept.value, concept.scheme_designator)
+
+
+def content_tree(report: Dataset) -> Iterator[ContentItem]:
+    """Yield the items of a report's content tree, root first, depth first."""
+    yield from _items(report, 0)
+
+
+def render_text(report: Dataset) -> str:
+    """Return the content tree of a report, one line an item."""
+    return "".join(f"{'  ' * item.depth}{_line(item)}\n" for item in content_tree(report))
+
+
+def render_html(report: Dataset) -> str:
+    """Return one self-contained page of a structured report.
+
+    Parameters
+    ----------
+    report
+        A structured report; patient's, study's and document's attributes may be missing.
+
+    Returns
+    -------
+    str
+        HTML with title, verdict, number, limits and algorithm, then the whole content tree; its style is
+        within, it loads nothing. It names the patient, as every report does.
+    """
+    items = list(content_tree(report))
+    top = {name: _last(items, concept) for name, concept in _SUMMARY.items()}
+    comments = [item.value for item in items if item.says(codes.COMMENT)]
+    return _template().render(
+        title=items[0].name,
+        verdict=top["conclusion"] or next(iter(comments), ""),
+        presence=top["presence"].partition(" (")[0],
+        top=top,
+        numbers=_numbers(items),
+        parameters=list(dict.fromkeys(item.value for item in items if item.says(codes.ALGORITHM_PARAMETERS))),
+        limits=list(dict.fromkeys(comment for comment in comments if comment != top["conclusion"])),
+        patient=[(label, _attribute(report, keyword)) for label, keyword in _PATIENT],
+        document=[(label, _attribute(report, keyword)) for label, keyword in _DOCUMENT],
+        items=items,
+    )
+
+
+_SUMMARY = {
+    "conclusion": codes.CONCLUSION,
+    "presence": codes.PRESENCE,
+    "finding": codes.FINDING,
+    "algorithm": codes.ALGORITHM_NAME,
+    "version": codes.ALGORITHM_VERSION,
+}
+_PATIENT = (
+    ("Patient", "PatientName"),
+    ("Patient ID", "PatientID"),
+    ("Born", "PatientBirthDate"),
+    ("Sex", "PatientSex"),
+    ("Accession number", "AccessionNumber"),
+    ("Study", "StudyDescription"),
+    ("Study date", "StudyDate"),
+)
+_DOCUMENT = (
+    ("Written", "ContentDate"),
+    ("Revision", "InstanceNumber"),
+    ("Completion", "CompletionFlag"),
+    ("Verification", "VerificationFlag"),
+    ("Stage", "PreliminaryFlag"),
+    ("Series", "SeriesDescription"),
+    ("Document", "SOPInstanceUID"),
+)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("worker", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+def _items(item: Dataset, depth: int) -> Iterator[ContentItem]:
+    name = item.ConceptNameCodeSequence[0] if item.get("ConceptNameCodeSequence") else Dataset()
+    yield ContentItem(
+        depth,
+        str(item.get("RelationshipType", "")),
+        str(item.get("ValueType", "")),
+        str(name.get("CodeMeaning", "")),
+        (str(name.get("CodeValue", "")), str(name.get("CodingSchemeDesignator", ""))),
+        _value(item),
+    )
+    for child in item.get("ContentSequence") or []:
+        yield from _items(child, depth + 1)
+
+
+def _value(item: Dataset) -> str:
+    """Return the value of one content item as text, by its value type (PS3.3 table C.17.3-7)."""
+    read = _VALUE_OF.get(item.get("ValueType"))
+    return "" if read is None else str(read(item))
+
+
+def _number(item: Dataset) -> str:
+    if not item.get("MeasuredValueSequence"):
+        return ""
+    measured = item.MeasuredValueSequence[0]
+    return f"{measured.NumericValue} {measured.MeasurementUnitsCodeSequence[0].CodeValue}"
+
+
+def _reference(item: Dataset) -> str:
+    reference = item.ReferencedSOPSequence[0]
+    return f"{UID(reference.ReferencedSOPClassUID).name}, {reference.ReferencedSOPInstanceUID}"
+
+
+def _coordinates(item: Dataset) -> str:
+    columns, rows = item.GraphicData[0::2], item.GraphicData[1::2]
+    extent = f"columns {min(columns):.0f} to {max(columns):.0f}, rows {min(rows):.0f} to {max(rows):.0f}"
+    return f"{item.GraphicType} of {len(rows)} points, {extent}"
+
+
+def _code(code: Dataset) -> str:
+    return f"{code.CodeMeaning} ({code.get('CodeValue', '')}, {code.get('CodingSchemeDesignator', '')})"
+
+
+_VALUE_OF: dict[str, Callable[[Dataset], object]] = {
+    "TEXT": lambda item: item.TextValue,
+    "CODE": lambda item: _code(item.ConceptCodeSequence[0]),
+    "NUM": _number,
+    "UIDREF": lambda item: item.UID,
+    "IMAGE": _reference,
+    "COMPOSITE": _reference,
+    "SCOORD": _coordinates,
+    "PNAME": lambda item: item.PersonName,
+    "DATE": lambda item: item.Date,
+    "TIME": lambda item: item.Time,
+    "DATETIME": lambda item: item.DateTime,
+}
+
+
+def _line(item: ContentItem) -> str:
+    relationship = f"{item.relationship} " if item.relationship else ""
+    value = f" = {item.value}" if item.value else ""
+    return f"{relationship}{item.value_type} ({', '.join(item.name_code)}, {item.name}){value}"
+
+
+def _last(items: list[ContentItem], concept: Code) -> str:
+    """Return the value of the last item of that name: the study's stands after those of its images."""
+    values = [item.value for item in items if item.says(concept)]
+    return values[-1] if values else ""
+
+
+def _numbers(items: list[ContentItem]) -> list[str]:
+    """Return the certainty of each image with the presence it led to, as both stand in one group."""
+    numbers, certainty = [], ""
+    for item in items:
+        if item.value_type == "CONTAINER":
+            certainty = ""
+        elif item.says(codes.CERTAINTY_OF_FINDING):
+            certainty = item.value
+        elif item.says(codes.PRESENCE) and certainty:
+            numbers.append(f"{certainty}, {item.value.partition(' (')[0].lower()}")
+    return numbers
+
+
+def _attribute(report: Dataset, keyword: str) -> str:
+    value = report.get(keyword)
+    if value is None or value == "":
+        return ""
+    text = str(value)
+    if keyword.endswith("Date") and len(text) == 8:
+        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    return text

@@ -1,0 +1,206 @@
+"""The machine-readable result: Comprehensive 3D SR by TID 1500 (PS3.16), as IHE AIR asks for.
+
+Three findings with a real viewer (OHIF 3.12) decide its shape, beyond what validators ask: a measurement
+group without spatial coordinates turns the viewport black, so every number, a negative's too, is inferred
+from coordinates; the finding's code is never shown, only the Comment of a TID 1501 group, so the verdict is
+said in a Comment; a polyline of 4 or 5 points becomes an editable rectangle, so ours have more.
+
+::
+
+    Imaging Measurement Report                      TID 1500
+    ├── language, observer (device), procedure
+    ├── Image Library                               TID 1600: every image, analysed or not
+    ├── Imaging Measurements
+    │   ├── Measurement Group                       TID 1501: one for each analysed image
+    │   └── Measurement Group                       TID 1501: one for each heat-map contour of a positive
+    └── Qualitative Evaluations                     the study's conclusion, images not analysed, limits
+"""
+
+from collections.abc import Sequence
+
+from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    MeasurementReport,
+    ObservationContext,
+    ObserverContext,
+    TextContentItem,
+)
+from highdicom.sr import RelationshipTypeValues as Relationship
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from service.core.results import Finding
+from worker import codes, wording
+from worker.measurements import measurement_groups
+from worker.report_context import (
+    MANUFACTURER,
+    ImageResult,
+    Predecessor,
+    ReportContext,
+    processing_algorithm,
+    set_creation,
+)
+from worker.source import anonymous, inherit, local_time, normalised, requests
+
+__all__ = ["ImageResult", "Predecessor", "ReportContext", "build_structured_report"]
+
+SERIES_NUMBER = 9001
+SERIES_DESCRIPTION = "AI Pneumonia result (SR), not for diagnosis"
+
+
+def build_structured_report(images: Sequence[ImageResult], context: ReportContext) -> Dataset:
+    """Build the SR of one study; the same images and context give the same bytes.
+
+    Parameters
+    ----------
+    images
+        Every film that the report speaks of, analysed or not, in the order in which it numbers them. The
+        first analysed one gives patient, study and order.
+    context
+        Identity of the report and of what made it.
+
+    Returns
+    -------
+    Dataset
+        Comprehensive 3D SR in Explicit VR Little Endian: complete, unverified, preliminary.
+
+    Raises
+    ------
+    ValueError
+        When no film was analysed (TID 1500 is for measurements), or the films are not of one study.
+    """
+    headers = [normalised(image.source) for image in images]
+    analysed = [i for i, image in enumerate(images) if image.result.finding is not Finding.NOT_ANALYSED]
+    if not analysed:
+        raise ValueError("a measurement report needs at least one analysed image")
+    if len({header.StudyInstanceUID for header in headers}) > 1:
+        raise ValueError("the images behind one report belong to one study")
+    ordered = [headers[i] for i in (*analysed, *(i for i in range(len(images)) if i not in analysed))]
+    content = MeasurementReport(
+        observation_context=_observation_context(context),
+        procedure_reported=codes.CHEST_X_RAY,
+        imaging_measurements=[
+            group for i in analysed for group in measurement_groups(images[i], headers[i], context)
+        ],
+        title=codes.IMAGING_MEASUREMENT_REPORT,
+        # In the order in which the text numbers them. An entry needs the size of its image (TID 1602);
+        # evidence lists every image anyway.
+        referenced_images=[
+            anonymous(header) for header in headers if header.get("Rows") and header.get("Columns")
+        ],
+    )
+    content[0].ContentSequence.append(_evaluations(images, headers, context))
+    at = local_time(ordered[0], context.at)
+    report = Comprehensive3DSR(
+        evidence=[anonymous(header) for header in ordered],
+        content=content,
+        series_instance_uid=context.series_instance_uid,
+        series_number=SERIES_NUMBER,
+        series_description=SERIES_DESCRIPTION,
+        sop_instance_uid=context.sop_instance_uid,
+        instance_number=context.instance_number,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER,
+        software_versions=context.software_version,
+        device_serial_number=context.device_serial_number,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,  # no person has looked
+        requested_procedures=requests(ordered[0]) or None,
+        previous_versions=_predecessors(context, ordered[0].StudyInstanceUID) or None,
+        contributing_equipment=[processing_algorithm(context)],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        content_date=at.date(),
+        content_time=at.time(),
+        series_date=at.date(),
+        series_time=at.time(),
+    )
+    inherit(report, ordered, _texts(report))
+    set_creation(report, at)
+    return report
+
+
+def _observation_context(context: ReportContext) -> ObservationContext:
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=CodedConcept.from_code(codes.DEVICE),
+            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+                uid=context.device_uid,
+                name=context.device_name,
+                manufacturer_name=MANUFACTURER,
+                model_name=MANUFACTURER,
+                serial_number=context.device_serial_number,
+            ),
+        )
+    )
+
+
+def _evaluations(
+    images: Sequence[ImageResult], headers: Sequence[Dataset], context: ReportContext
+) -> ContainerContentItem:
+    """Return the Qualitative Evaluations container of TID 1500: the conclusion, and what was not analysed.
+
+    An image without a number must not get a measurement group: it would have no coordinates. TID 1500 has
+    no place for references here; the library holds the image.
+    """
+    conclusion = context.conclusion
+    analysed = sum(image.result.finding is not Finding.NOT_ANALYSED for image in images)
+    items: list[CodeContentItem | TextContentItem] = [
+        CodeContentItem(codes.FINDING, codes.PNEUMONIA, Relationship.CONTAINS),
+        CodeContentItem(codes.PRESENCE, codes.PRESENCE_OF[conclusion.finding], Relationship.CONTAINS),
+        TextContentItem(
+            codes.CONCLUSION,
+            wording.conclusion(conclusion, analysed, len(images), context.revision),
+            Relationship.CONTAINS,
+        ),
+    ]
+    if conclusion.pattern in codes.PATTERN_OF:
+        pattern = codes.PATTERN_OF[conclusion.pattern]
+        items.append(CodeContentItem(codes.IMPRESSION, pattern, Relationship.CONTAINS))
+    items += [
+        TextContentItem(codes.COMMENT, wording.limit(flag), Relationship.CONTAINS)
+        for flag in conclusion.flags
+    ]
+    for number, (image, header) in enumerate(zip(images, headers, strict=True), start=1):
+        if image.result.finding is not Finding.NOT_ANALYSED:
+            continue
+        text = wording.not_analysed(number, len(images), _place(header), image.result.reason)
+        items.append(TextContentItem(codes.COMMENT, text, Relationship.CONTAINS))
+    container = ContainerContentItem(codes.QUALITATIVE_EVALUATIONS, relationship_type=Relationship.CONTAINS)
+    container.ContentSequence = ContentSequence(items)
+    return container
+
+
+def _place(header: Dataset) -> str:
+    """Return where a viewer shows the image, as far as its header tells: "series 1, image 2"."""
+    numbers = ("series", header.get("SeriesNumber")), ("image", header.get("InstanceNumber"))
+    return ", ".join(f"{level} {number}" for level, number in numbers if number is not None)
+
+
+def _predecessors(context: ReportContext, study_instance_uid: str) -> list[Dataset]:
+    replaced = []
+    for predecessor in context.predecessors:
+        item = Dataset()
+        item.StudyInstanceUID = study_instance_uid
+        item.SeriesInstanceUID = predecessor.series_instance_uid
+        item.SOPClassUID = predecessor.sop_class_uid
+        item.SOPInstanceUID = predecessor.sop_instance_uid
+        replaced.append(item)
+    return replaced
+
+
+def _texts(report: Dataset) -> list[str]:
+    """Return every text of ours in the content tree."""
+    found: list[str] = []
+    pending = [report]
+    while pending:
+        item = pending.pop()
+        if "TextValue" in item:
+            found.append(str(item.TextValue))
+        pending.extend(item.get("ContentSequence") or [])
+    return found

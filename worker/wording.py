@@ -1,0 +1,98 @@
+"""The sentences a reader of the results meets, in one place: comments of the SR, legend of the heat map."""
+
+from collections.abc import Sequence
+
+from service.core.results import Finding, Result
+
+RESEARCH_USE_ONLY = "Research use only, not for diagnosis."
+NOT_FOR_PRIMARY_DIAGNOSIS = "AI result, not for primary diagnosis. Research use only."
+RULE = "The study is what its most suspicious image is (present before indeterminate before absent)."
+
+
+def percent(result: Result) -> str:
+    """Return the probability in percent, never rounded across the threshold that decided the finding.
+
+    One decimal as a rule: 0.4996 with a threshold of 0.5 reads "49.96 %", since "50.0 %, absent" would
+    contradict itself.
+    """
+    probability = result.probability or 0.0
+    decided = result.threshold is not None and result.finding in (Finding.PRESENT, Finding.ABSENT)
+    for decimals in range(1, 7):
+        shown = f"{probability * 100:.{decimals}f}"
+        if not decided or (float(shown) >= (result.threshold or 0.0) * 100) is (
+            result.finding is Finding.PRESENT
+        ):
+            break
+    return f"{shown} %"
+
+
+def threshold_percent(result: Result) -> str:
+    """Return the operating point in percent, without needless zeros."""
+    return f"{(result.threshold or 0.0) * 100:.6g} %"
+
+
+def verdict(result: Result) -> str:
+    """Return the finding with its number in one phrase: "AI: pneumonia ABSENT (score 7.2 %, threshold 50 %)".
+
+    Without a full stop. For a result without a number the reason stands in its place.
+    """
+    if result.finding is Finding.NOT_ANALYSED:
+        return f"AI: NOT ANALYSED ({result.reason or 'no reason given'})"
+    threshold = "" if result.threshold is None else f", threshold {threshold_percent(result)}"
+    return f"AI: pneumonia {result.finding.upper()} (score {percent(result)}{threshold})"
+
+
+def comments(result: Result, revision: int = 1) -> list[str]:
+    """Return what is said of one result, a sentence or two a line: viewers cut long lines off.
+
+    First what it replaces, the verdict and what it may be used for; then the pattern and each stated limit.
+    """
+    lines = [f"{_replaces(revision)}{verdict(result)}. {RESEARCH_USE_ONLY}"]
+    if result.pattern:
+        lines.append(f"Pattern: {result.pattern}.")
+    return [*lines, *map(limit, result.flags)]
+
+
+def conclusion(result: Result, analysed: int, total: int, revision: int = 1) -> str:
+    """Return the study's conclusion: its first comment, how many images it rests on, the rule."""
+    images = f"{analysed} of {total} image{'s' if total > 1 else ''} analysed."
+    rule = f" {RULE}" if analysed > 1 else ""
+    return f"{comments(result, revision)[0]} {images}{rule}"
+
+
+def limit(flag: str) -> str:
+    """Return one stated limit as a sentence."""
+    return f"Limit: {flag}."
+
+
+def limits(flags: Sequence[str]) -> str:
+    """Return all stated limits as one sentence, empty without any."""
+    return f"Limits: {'; '.join(flags)}." if flags else ""
+
+
+def not_analysed(number: int, total: int, place: str, reason: str | None) -> str:
+    """Return what is said of an image without a number.
+
+    Parameters
+    ----------
+    number, total
+        Counted from 1, in the order of the report's image library.
+    place
+        Where a viewer shows it, e.g. "series 1, image 2"; may be empty.
+    reason
+        Why it was not analysed.
+    """
+    where = f" ({place})" if place else ""
+    return f"Image {number} of {total}{where} not analysed: {reason or 'no reason given'}."
+
+
+def region(number: int) -> list[str]:
+    """Return what a heat-map contour is not, and what it is."""
+    return [
+        f"AI heatmap region {number}, not the outline of a lesion.",
+        "Class activation at least half of its maximum.",
+    ]
+
+
+def _replaces(revision: int) -> str:
+    return f"Revision {revision}, replaces revision {revision - 1}. " if revision > 1 else ""
