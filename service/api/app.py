@@ -12,9 +12,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from starlette.staticfiles import StaticFiles
-from swagger_ui_bundle import swagger_ui_path
 
 from service.api import schemas, status
 from service.api.metrics import registry
@@ -41,6 +40,8 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
     ) -> Token | None:
         """Return whose token was shown. Without tokens the API serves this machine alone, by its own name."""
         if not settings.api_tokens:
+            if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+                raise HTTPException(403, "another site's page asks nothing of this machine")
             host = request.headers.get("host", "").rsplit(":", 1)[0]
             if host not in _LOOPBACK_HOSTS:
                 raise HTTPException(403, "without HILUM_API_TOKENS only http://127.0.0.1 is answered")
@@ -58,11 +59,11 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
     known = [Depends(identify)]
     metrics = registry(ledger)
 
-    @app.exception_handler(SQLAlchemyError)
-    def ledger_unreachable(_request: Request, fault: SQLAlchemyError) -> JSONResponse:
+    @app.exception_handler(OperationalError)
+    def ledger_unreachable(_request: Request, fault: OperationalError) -> JSONResponse:
         return JSONResponse({"detail": f"the ledger cannot be reached ({type(fault).__name__})"}, 503)
 
-    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path), name="assets")
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]), name="assets")
 
     @app.get("/openapi.json", dependencies=known, include_in_schema=False)
     def openapi() -> dict[str, Any]:
@@ -75,7 +76,7 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
             title="Hilum API",
             swagger_js_url="/docs/assets/swagger-ui-bundle.js",
             swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="/docs/assets/favicon-32x32.png",
+            swagger_favicon_url="data:,",
         )
 
     @app.get("/healthz")
@@ -103,7 +104,7 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
         state: StudyState | None = None,
         since: datetime | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[int | None, Query(ge=0)] = None,
+        cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     ) -> schemas.StudyList:
         """List studies, newest first."""
         with ledger.read() as session:

@@ -7,8 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.api import schemas
-from service.core.leases import STAGES, Stage, count_ready, ready
-from service.core.ledger import now
+from service.core.leases import STAGES, count_ready, oldest_ready_seconds
 from service.core.states import AnalysisState, DeliveryState, InstanceState
 from service.core.tables import Analysis, Instance, Model, Outbox, Report, Study
 
@@ -74,18 +73,13 @@ def counts(session: Session) -> dict[str, dict[str, float]]:
         "instances": dict(instances.all()),
         "deliveries": {f"{name}\x1f{state}": count for name, state, count in deliveries},
         "ready": {stage.queue: count_ready(session, stage) for stage in STAGES},
-        "oldest_ready_seconds": {stage.queue: _oldest(session, stage) for stage in STAGES},
+        "oldest_ready_seconds": {stage.queue: oldest_ready_seconds(session, stage) for stage in STAGES},
     }
 
 
 def models(session: Session) -> Sequence[Model]:
     """Return every model that has looked at a film."""
     return session.scalars(select(Model)).all()
-
-
-def _oldest(session: Session, stage: Stage) -> float:
-    oldest = session.scalar(select(func.min(stage.table.ready_at)).where(ready(stage)))
-    return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
 
 
 def _summary(found: Study) -> dict[str, object]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from model.predict import Predictor
 from model.preprocess import ImageError, read_image
 from model.weights import WeightsError, WeightsInfo, default_weights
+from service.commands.console import console
 from service.commands.send import files_of
 from service.commands.status import shown_probability
 from service.core.eligibility import population_limit
@@ -42,7 +42,9 @@ def analyse(settings: Settings, paths: list[Path], as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps([_as_json(answer, predictor.info) for answer in answers], indent=2))
     else:
-        Console().print(_table(answers, predictor.info))
+        console().print(_table(answers, predictor.info))
+    if not answers:
+        sys.stderr.write("hilum: no file to analyse\n")
     for answer in answers:
         if answer.error:
             sys.stderr.write(f"hilum: {answer.file}: {answer.error}\n")

@@ -6,7 +6,6 @@ films over DIMSE, and shows what the PACS got back.
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +22,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from model.preprocess import ImageError
+from model.weights import default_weights, read_info
 from service.commands.analyse import PICTURES
+from service.commands.console import console
 from service.commands.pacs import Pacs
 from service.commands.picture import film_of_picture
 from service.commands.send import files_of
@@ -51,11 +53,11 @@ class _Pushed:
 
 def demo(paths: list[Path], out: Path) -> int:
     """Run the demo and print its table; return 0 only when every report arrived."""
-    console = Console()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    screen = console()
+    _check_weights()
     with tempfile.TemporaryDirectory(prefix="hilum-demo-") as folder:
         films = list(_films(paths, Path(folder)))
+        _clear(out)
         pacs = Pacs(out, "PACS")
         with (
             pacs.serving() as pacs_port,
@@ -63,7 +65,7 @@ def demo(paths: list[Path], out: Path) -> int:
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
                 TimeElapsedColumn(),
-                console=console,
+                console=screen,
                 transient=True,
             ) as progress,
         ):
@@ -76,7 +78,21 @@ def demo(paths: list[Path], out: Path) -> int:
                         task, description=f"waiting for the report of study {number} of {len(studies)}"
                     )
                     study.outcome = _finished(http_port, study)
-    return _show(console, studies, pacs, out)
+    return _show(screen, studies, pacs, out)
+
+
+def _check_weights() -> None:
+    """Read the weights that the gateway is going to serve: what is wrong with them is better said now."""
+    named = os.environ.get("HILUM_WEIGHTS")
+    read_info(Path(named) if named else default_weights())
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, and remove what an earlier demo left in it, nothing else."""
+    out.mkdir(parents=True, exist_ok=True)
+    for pattern in ("[0-9][0-9]-structured-report.*", "[0-9][0-9]-heat-map.*", "results.json", "gateway.log"):
+        for left in out.glob(pattern):
+            left.unlink()
 
 
 def _films(paths: list[Path], folder: Path) -> Iterator[tuple[Path, Path, Header]]:
@@ -86,10 +102,11 @@ def _films(paths: list[Path], folder: Path) -> Iterator[tuple[Path, Path, Header
         file = path
         if path.suffix.lower() in PICTURES:
             file = folder / f"picture-{found}.dcm"
-            film_of_picture(path).save_as(file, enforce_file_format=True)
         try:
+            if file != path:
+                film_of_picture(path).save_as(file, enforce_file_format=True)
             header = read_header(file)
-        except Refused as fault:
+        except (Refused, ImageError) as fault:
             sys.stderr.write(f"hilum: {path}: {fault}\n")
             continue
         found += 1
@@ -119,7 +136,7 @@ def _gateway(data: Path, pacs_port: int, log: Path) -> Iterator[tuple[int, int]]
         "HILUM_AE_TITLE": _AE_TITLE,
         "HILUM_DIMSE_PORT": str(dimse_port),
         "HILUM_HTTP_PORT": str(http_port),
-        "HILUM_DESTINATIONS": f"PACS=dicom://PACS@127.0.0.1:{pacs_port}",
+        "HILUM_CONFIG": str(_configuration(data.parent, pacs_port)),
         "HILUM_STUDY_QUIET_SECONDS": "2",
         # The sample film is of a woman of 64: scored, with the limit printed beside the number.
         "HILUM_POPULATION": os.environ.get("HILUM_POPULATION", "flag"),
@@ -134,12 +151,25 @@ def _gateway(data: Path, pacs_port: int, log: Path) -> Iterator[tuple[int, int]]
             deadline = time.monotonic() + _START_SECONDS
             while not _get(http_port, "/readyz").get("ready"):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise ConfigurationError(f"the gateway did not start: its log is {log}")
+                    said = [
+                        line for line in log.read_text("utf-8", "replace").splitlines() if "hilum:" in line
+                    ]
+                    raise ConfigurationError(
+                        f"the gateway did not start: {(said or [f'its log is {log}'])[-1]}"
+                    )
                 time.sleep(0.1)
             yield dimse_port, http_port
         finally:
             process.terminate()
             process.wait(60)
+
+
+def _configuration(folder: Path, pacs_port: int) -> Path:
+    """Write the destination of the demo: it wants to see a heat map of negative films too."""
+    path = folder / "demo.toml"
+    url = f"dicom://PACS@127.0.0.1:{pacs_port}"
+    path.write_text(f'[destinations.PACS]\nurl = "{url}"\nheatmap = "always"\n', encoding="utf-8")
+    return path
 
 
 def _push(films: list[tuple[Path, Path, Header]], port: int) -> list[_Pushed]:
@@ -169,7 +199,7 @@ def _finished(port: int, study: _Pushed) -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def _show(console: Console, studies: list[_Pushed], pacs: Pacs, out: Path) -> int:
+def _show(screen: Console, studies: list[_Pushed], pacs: Pacs, out: Path) -> int:
     table = Table(title="What the PACS got back. Research use only, not for diagnosis.", show_lines=True)
     for heading in ("study", "finding", "probability", "reports", "seconds", "remarks"):
         table.add_column(heading, overflow="fold")
@@ -192,18 +222,17 @@ def _show(console: Console, studies: list[_Pushed], pacs: Pacs, out: Path) -> in
             shown_probability(result.get("probability")),
             str(len(arrived)),
             f"{seconds:.1f}" if arrived else "",
-            "\n".join(
-                [*images, *([result["reason"]] if result.get("reason") else []), *result.get("flags", [])]
-            ),
+            "\n".join([*images, *result.get("flags", [])]),
         )
         results.append({**found, "files": study.files, "reports_received": len(arrived), "seconds": seconds})
-    console.print(table)
-    for item in pacs.received:
-        console.print(f"  {item.kind}: {item.path}", highlight=False)
-        if item.page is not None:
-            console.print(f"      as a page: {item.page}", highlight=False)
+    screen.print(table)
+    for study in studies:
+        screen.print(f"{', '.join(study.files.values())}:")
+        for item in pacs.received:
+            if item.study_instance_uid == study.study_instance_uid:
+                screen.print(f"  {item.kind} {item.path}" + (f", as a page {item.page}" if item.page else ""))
     (out / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-    console.print(f"  all of it as JSON: {out / 'results.json'}; the gateway's log: {out / 'gateway.log'}")
+    screen.print(f"all of it as JSON: {out / 'results.json'}; the gateway's log: {out / 'gateway.log'}")
     if not complete:
         sys.stderr.write("hilum: not every report arrived\n")
     return 0 if complete else 1

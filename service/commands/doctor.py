@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 
 import typer
-from rich.console import Console
 
+from service.commands.console import console
 from service.core.checks import Check, examine
 from service.core.settings import Settings
 
@@ -16,12 +16,12 @@ def doctor(settings: Settings, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps([vars(check) for check in checks], indent=2))
     else:
-        console = Console()
+        screen = console()
         for check in checks:
             mark = "[green]right[/green]" if check.right else "[red]wrong[/red]"
-            console.print(f"{mark}  {check.name}: {check.seen}", highlight=False)
+            screen.print(f"{mark}  {check.name}: {check.seen}")
             if check.mend and (not check.right or "any calling" in check.seen):
-                console.print(f"       {check.mend}", style="yellow", highlight=False)
+                screen.print(f"       {check.mend}", style="yellow")
     return 0 if all(check.right for check in checks) else 1
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from service.core import logs
 from service.core.errors import HilumError
 from service.core.settings import load
 
@@ -18,6 +19,8 @@ app = typer.Typer(
 )
 # The model room has its own command line, which also runs where only torch is installed.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+# What these raise is about files, servers and weights, and says so in its first line.
+_EXPLAINED = {"sqlalchemy", "redis", "model"}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
@@ -178,11 +181,17 @@ def token(
 
 def main() -> None:
     """Run the command line; what Hilum raises on purpose ends as one line on stderr."""
+    logs.protect_patients()
     try:
         app()
     except HilumError as fault:
         for line in str(fault).splitlines():
             sys.stderr.write(f"hilum: {line}\n")
+        sys.exit(2)
+    except Exception as fault:
+        if not (isinstance(fault, OSError) or type(fault).__module__.split(".")[0] in _EXPLAINED):
+            raise
+        sys.stderr.write(f"hilum: {str(fault).splitlines()[0]}\n")
         sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ class Received:
     """One object the PACS got: what it is, when it came (seconds since the epoch), and where it lies."""
 
     sop_instance_uid: str
+    study_instance_uid: str
     kind: str
     at: float
     path: Path
@@ -34,6 +36,7 @@ class Pacs:
     def __init__(self, folder: Path, ae_title: str) -> None:
         self.received: list[Received] = []
         self._folder = folder
+        self._lock = threading.Lock()
         self._ae = AE(ae_title)
         for context in AllStoragePresentationContexts:
             self._ae.add_supported_context(str(context.abstract_syntax), list(OFFERED))
@@ -53,13 +56,17 @@ class Pacs:
     def _store(self, event: Event) -> int:
         at = time.time()
         dataset = event.dataset
+        with self._lock:
+            return self._keep(dataset, at, event)
+
+    def _keep(self, dataset: Dataset, at: float, event: Event) -> int:
         dataset.file_meta = event.file_meta
         number = len(self.received) + 1
         kind = "structured report" if dataset.Modality == "SR" else "heat map"
         path = self._folder / f"{number:02}-{kind.replace(' ', '-')}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         page = _page(path, dataset)
-        self.received.append(Received(dataset.SOPInstanceUID, kind, at, path, page))
+        self.received.append(Received(dataset.SOPInstanceUID, dataset.StudyInstanceUID, kind, at, path, page))
         return 0x0000
 
 
@@ -71,7 +78,7 @@ def _page(path: Path, dataset: Dataset) -> Path | None:
         if renderer is None:
             page.write_text(render_html(dcmread(path)), encoding="utf-8")
             return page
-        done = subprocess.run([renderer, "+U8", path, page], capture_output=True, check=False)  # noqa: S603
+        done = subprocess.run([renderer, "+U8", "+Cn", path, page], capture_output=True, check=False)  # noqa: S603
         return page if done.returncode == 0 else None
     page = path.with_suffix(".png")
     Image.fromarray(dcmread(path).pixel_array).save(page)

@@ -14,7 +14,7 @@ from service.core.identifiers import derived_uid
 def film_of_picture(path: Path) -> Dataset:
     """Return the picture as a DX film For Presentation of an unnamed patient of unknown age.
 
-    The same file gives the same UIDs. Pixels keep their 8 or 16 bits, MONOCHROME2, without a window.
+    The same file gives the same UIDs. Pixels keep their 8 or 16 bits, MONOCHROME2.
     """
     pixels = np.ascontiguousarray(read_image(path))
     pixels = pixels if pixels.dtype == np.uint8 else pixels.astype("<u2")
@@ -38,5 +38,8 @@ def film_of_picture(path: Path) -> Dataset:
     film.Rows, film.Columns = pixels.shape
     film.BitsAllocated = film.BitsStored = 8 * pixels.itemsize
     film.HighBit, film.PixelRepresentation = film.BitsStored - 1, 0
+    # The window that a display would open with: all that the picture holds.
+    top = 2**film.BitsStored
+    film.WindowCenter, film.WindowWidth = top // 2, top
     film.PixelData = pixels.tobytes()
     return film

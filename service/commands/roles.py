@@ -15,6 +15,8 @@ from service.core.settings import Settings
 from service.core.spool import Spool
 
 QUEUES = ("decode", "infer", "report", "deliver")
+# Threads that spin while they wait for each other take the cores from every other process (OpenMP 5.1, 6.7).
+_TORCH = {"OMP_WAIT_POLICY": "PASSIVE"}
 _log = structlog.get_logger()
 
 
@@ -24,6 +26,7 @@ def listen(settings: Settings) -> None:
     from service.listener.scp import Listener
 
     ledger, spool = _open(settings, "listener")
+    checks.require_port(settings.dimse_host, settings.dimse_port, "HILUM_DIMSE_PORT")
     listener = Listener(settings, spool, Intake(ledger, spool, settings))
     listener.start()
     if not settings.calling_ae_titles:
@@ -43,6 +46,7 @@ def serve_api(settings: Settings) -> None:
     from service.api.app import create_app
 
     ledger, _spool = _open(settings, "api")
+    checks.require_port(settings.http_host, settings.http_port, "HILUM_HTTP_PORT")
     uvicorn.run(
         create_app(settings, ledger),
         host=settings.http_host,
@@ -82,9 +86,11 @@ def supervise_workers(settings: Settings) -> None:
     """Run the four worker pools as children until SIGTERM, starting again what dies."""
     logs.configure("worker")
     checks.require(settings)
-    supervisor = Supervisor()
+    check_migrated(settings.sqlalchemy_url)
+    broker_url(settings)
+    supervisor = Supervisor(together=True)
     for queue in QUEUES:
-        supervisor.add(Child(queue, hilum_command("worker", "--queue", queue), stop_seconds=30.0))
+        supervisor.add(Child(queue, hilum_command("worker", "--queue", queue), _TORCH, stop_seconds=30.0))
     supervisor.run()
 
 

@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
 from service.core.errors import ConfigurationError, HilumError, Refused
 from service.core.header import read_header
-from service.core.settings import Settings
+from service.core.settings import Destination, Settings
 from worker.scu import Answer, Sendable, Sent, answer_to, reason_for
 from worker.scu import send as send_objects
 
@@ -38,7 +38,13 @@ def send(settings: Settings, paths: list[Path], to: str | None) -> int:
             for (file, _), sent in zip(batch, _sent(batch, settings, ae_title, host, port), strict=True):
                 faults += _report(file, sent)
                 progress.advance(task)
-    return 1 if faults or not files else 0
+    if not files:
+        sys.stderr.write("hilum: no file to send\n")
+        return 1
+    sys.stdout.write(
+        f"{len(files) - faults} of {len(files)} file(s) accepted by {ae_title} at {host}:{port}\n"
+    )
+    return 1 if faults else 0
 
 
 def files_of(paths: Iterable[Path]) -> Iterator[Path]:
@@ -79,10 +85,11 @@ def _sent(
 def _target(settings: Settings, to: str | None) -> tuple[str, str, int]:
     if to is None:
         return settings.ae_title, settings.dimse_host, settings.dimse_port
-    parts = urlsplit(to)
-    if parts.scheme != "dicom" or not (parts.username and parts.hostname and parts.port):
-        raise ConfigurationError("--to is dicom://AET@host:port")
-    return parts.username, parts.hostname, parts.port
+    try:
+        target = Destination(name="to", url=to)
+    except ValidationError:
+        raise ConfigurationError("--to is dicom://AET@host:port") from None
+    return target.ae_title, target.host, target.port
 
 
 def _report(file: Path, sent: Sent) -> int:

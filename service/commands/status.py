@@ -3,12 +3,12 @@
 import sys
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
 from service.api import schemas
 from service.api import status as queries
+from service.commands.console import console
 from service.core.completion import retry_study
 from service.core.ledger import Ledger, check_migrated
 from service.core.settings import Settings
@@ -22,7 +22,7 @@ def status(settings: Settings, study_instance_uid: str | None, limit: int, as_js
     with ledger.read() as session:
         if study_instance_uid is None:
             page = queries.list_studies(session, None, None, limit, None)
-            typer.echo(page.model_dump_json(indent=2)) if as_json else Console().print(_table(page))
+            typer.echo(page.model_dump_json(indent=2)) if as_json else console().print(_table(page))
             return 0
         found = queries.study(session, study_instance_uid)
     if found is None:
@@ -48,6 +48,7 @@ def retry(settings: Settings, study_instance_uids: list[str]) -> int:
                 missing += 1
             else:
                 retry_study(session, study)
+                sys.stdout.write(f"{uid}: another try\n")
     return 1 if missing else 0
 
 
@@ -65,7 +66,7 @@ def _table(page: schemas.StudyList) -> Table:
         table.add_row(
             study.study_instance_uid,
             study.state,
-            result.finding if result else "",
+            result.finding.replace("_", " ") if result else "",
             shown_probability(result.probability) if result else "",
             f"{study.received_at:%Y-%m-%d %H:%M:%S}",
             study.attention or study.reason or (result.reason if result else "") or "",
@@ -74,24 +75,24 @@ def _table(page: schemas.StudyList) -> Table:
 
 
 def _print_study(study: schemas.StudyOut) -> None:
-    console = Console()
+    screen = console()
     result = study.result
-    console.print(f"[bold]{study.study_instance_uid}[/bold]  {study.state}, revision {study.revision}")
+    screen.print(f"[bold]{study.study_instance_uid}[/bold]  {study.state}, revision {study.revision}")
     if result:
         parts = [result.finding, shown_probability(result.probability), result.reason or "", *result.flags]
-        console.print("  " + "; ".join(part for part in parts if part))
+        screen.print("  " + "; ".join(part for part in parts if part))
     for line in (study.attention, study.reason):
         if line:
-            console.print(f"  [yellow]{line}[/yellow]")
+            screen.print(f"  [yellow]{line}[/yellow]")
     for instance in study.instances:
         said = [
             instance.finding or instance.state,
             shown_probability(instance.probability),
             instance.reason or "",
         ]
-        console.print(f"  image {instance.sop_instance_uid}: {' '.join(part for part in said if part)}")
+        screen.print(f"  image {instance.sop_instance_uid}: {' '.join(part for part in said if part)}")
     for delivery in study.deliveries:
         done = f"{delivery.state} after {delivery.attempts} attempt(s)"
-        console.print(f"  {delivery.destination}: {done} {delivery.last_error or ''}")
+        screen.print(f"  {delivery.destination}: {done} {delivery.last_error or ''}")
     for event in study.events:
-        console.print(f"  {event.at:%Y-%m-%d %H:%M:%S}  {event.kind}  {event.detail}", style="dim")
+        screen.print(f"  {event.at:%Y-%m-%d %H:%M:%S}  {event.kind}  {event.detail}", style="dim")

@@ -36,9 +36,13 @@ class Child:
 
 
 class Supervisor:
-    """Keeps its children running until `stop`; children added first are stopped last."""
+    """Keeps its children running until `stop`.
 
-    def __init__(self) -> None:
+    Children added first are stopped last, one after the other, unless they are to be stopped `together`.
+    """
+
+    def __init__(self, *, together: bool = False) -> None:
+        self._together = together
         self._children: list[Child] = []
         self._stopping = threading.Event()
 
@@ -58,6 +62,10 @@ class Supervisor:
 
     def stop(self) -> None:
         """Send SIGTERM to each child, the newest first, and wait for it; kill it when it takes too long."""
+        if self._together:
+            for child in self._children:
+                if child.process is not None and child.process.poll() is None:
+                    child.process.terminate()
         for child in reversed(self._children):
             process = child.process
             if process is None or process.poll() is not None:

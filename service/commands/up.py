@@ -12,12 +12,13 @@ from redis.exceptions import RedisError
 from service.commands.roles import migrate_ledger
 from service.commands.supervise import Child, Supervisor, hilum_command
 from service.core import checks, logs
-from service.core.embedded import broker_url, redis_command
+from service.core.embedded import broker_url, redis_command, remove_socket
 from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
 from service.core.settings import Settings
 
-_ROLES = ("listen", "scheduler", "worker", "api")
+# Stopped from the last to the first: who takes work in goes first.
+_ROLES = ("api", "worker", "scheduler", "listen")
 _REDIS_START_SECONDS = 20.0
 _log = structlog.get_logger()
 
@@ -32,6 +33,8 @@ def up(settings: Settings) -> None:
     """
     logs.configure("up")
     checks.require(settings)
+    checks.require_port(settings.dimse_host, settings.dimse_port, "HILUM_DIMSE_PORT")
+    checks.require_port(settings.http_host, settings.http_port, "HILUM_HTTP_PORT")
     lock = FileLock(Path(settings.data_dir) / "up.lock", timeout=0)
     try:
         lock.acquire()
@@ -51,6 +54,7 @@ def up(settings: Settings) -> None:
         supervisor.run()
     finally:
         supervisor.stop()
+        remove_socket(settings.data_dir)
         lock.release()
 
 

@@ -29,16 +29,34 @@ class Check:
 
 
 def require(settings: Settings) -> None:
-    """Stop the start of a role unless the data folder can keep what it is given.
+    """Stop the start of a role unless the data folder can be written.
+
+    A folder that is nearly full stops nobody: deliveries make room, and the listener answers A700.
 
     Raises
     ------
     ConfigurationError
         With every fault and its mend.
     """
-    check = data_folder(settings)
+    check = _writable(settings)
     if not check.right:
         raise ConfigurationError(f"{check.name}: {check.seen}. {check.mend}")
+
+
+def require_port(host: str, port: int, setting: str) -> None:
+    """Stop the start of a server whose address is taken or not this machine's.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the setting.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as fault:
+            raise ConfigurationError(f"{setting}: {host}:{port} can't be bound ({fault.strerror})") from None
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -52,8 +70,24 @@ def examine(settings: Settings) -> Iterator[Check]:
 
 
 def data_folder(settings: Settings) -> Check:
-    """Write, sync and remove a probe file in the data folder, and look at the free space."""
-    name = "data folder"
+    """Look at whether the data folder can be written, and at its free space."""
+    check = _writable(settings)
+    if not check.right:
+        return check
+    spool = Spool(settings.data_dir)
+    free = spool.free_bytes()
+    if free < settings.min_free_bytes:
+        return Check(
+            check.name,
+            False,
+            f"{free:,} bytes free in {spool.root}",
+            "Free space, or lower HILUM_MIN_FREE_BYTES",
+        )
+    return Check(check.name, True, f"{spool.root}, {free / 1e9:,.0f} GB free")
+
+
+def _writable(settings: Settings) -> Check:
+    """Write, sync and remove a probe file in the data folder."""
     spool = Spool(settings.data_dir)
     try:
         spool.make()
@@ -67,24 +101,19 @@ def data_folder(settings: Settings) -> Check:
             probe.unlink()
     except OSError as fault:
         return Check(
-            name,
+            "data folder",
             False,
             f"{spool.root} can't be written ({fault.strerror})",
             "Let HILUM_DATA_DIR name a folder on a local disk that this user owns",
         )
-    free = spool.free_bytes()
-    if free < settings.min_free_bytes:
-        return Check(
-            name, False, f"{free:,} bytes free in {spool.root}", "Free space, or lower HILUM_MIN_FREE_BYTES"
-        )
-    return Check(name, True, f"{spool.root}, {free / 1e9:,.0f} GB free")
+    return Check("data folder", True, str(spool.root))
 
 
 def _ledger(settings: Settings) -> Check:
     return _tried(
         "ledger",
         lambda: f"at revision {check_migrated(settings.sqlalchemy_url)}",
-        "Run `hilum migrate`; with PostgreSQL check HILUM_DATABASE_URL",
+        "`hilum up` migrates it, or run `hilum migrate`; with PostgreSQL check HILUM_DATABASE_URL",
     )
 
 

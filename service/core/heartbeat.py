@@ -8,12 +8,13 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.core.leases import owner
+from service.core.leases import STAGES, oldest_ready_seconds, owner
 from service.core.ledger import Ledger, now
 from service.core.tables import Heartbeat
 
 BEAT_SECONDS = 3.0
 ALIVE_SECONDS = 15.0
+STUCK_SECONDS = 60.0
 ROLES = ("listener", "scheduler", "decode", "infer", "report", "deliver")
 _log = structlog.get_logger()
 
@@ -53,10 +54,15 @@ def silent_roles(ledger: Ledger) -> dict[str, str]:
         said: dict[str, list[str]] = {}
         for role, detail in alive:
             said.setdefault(role, []).append(detail)
+        stuck = {stage.queue: oldest_ready_seconds(session, stage) for stage in STAGES}
     faults = {role: f"no {role} process has been heard of for {ALIVE_SECONDS:.0f} s" for role in ROLES}
     for role, details in said.items():
         if any(not detail for detail in details):
             faults.pop(role, None)
         else:
             faults[role] = details[0]
+    # A pool whose children are alive may have stopped consuming all the same.
+    for queue, seconds in stuck.items():
+        if seconds > STUCK_SECONDS:
+            faults.setdefault(queue, f"work has been waiting for {seconds:.0f} s")
     return faults

@@ -8,27 +8,31 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.core.errors import LeaseLost
 from service.core.ledger import Ledger, now
 from service.core.states import AnalysisState, DeliveryState, InstanceState, RevisionState
-from service.core.tables import Analysis, Instance, Outbox, Revision
+from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
 
 LEASE_SECONDS = 30.0
 # Work that dies three times with its process is poison; deliveries are tried as long as the report lives.
 MAX_ATTEMPTS = 3
+_LONGEST_BACKOFF_SECONDS = 60.0
 
 _log = structlog.get_logger()
+
+
+Table = type[Instance] | type[Analysis] | type[Revision] | type[Outbox]
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Stage:
     """One queue: the table its work lives in, the state that waits, and whether attempts are limited."""
 
     queue: str
-    table: type[Instance] | type[Analysis] | type[Revision] | type[Outbox]
+    table: Table
     waiting: str
     limited: bool = True
 
@@ -47,14 +51,23 @@ REPORT = Stage("report", Revision, RevisionState.PENDING)
 DELIVER = Stage("deliver", Outbox, DeliveryState.PENDING, limited=False)
 STAGES = (DECODE, INFER, REPORT, DELIVER)
 
+# How to get from the work to its study.
+_STUDY_ID: dict[str, Callable[[int], Select[int]]] = {
+    DECODE.queue: lambda row: select(Instance.study_id).where(Instance.id == row),
+    INFER.queue: lambda row: select(Instance.study_id).join(Analysis).where(Analysis.id == row),
+    REPORT.queue: lambda row: select(Revision.study_id).where(Revision.id == row),
+    DELIVER.queue: lambda row: select(Report.study_id).join(Outbox).where(Outbox.id == row),
+}
+
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on one row until the lease ends."""
+    """The right to work on one row until the lease ends; `attempts` counts this one too."""
 
     stage: Stage
     row_id: int
     token: int
+    attempts: int
 
 
 def ready(stage: Stage) -> ColumnElement[bool]:
@@ -74,50 +87,65 @@ def claim(
     """Lease up to `limit` ready rows, oldest first; nobody else gets them before the lease ends."""
     table = stage.table
     with ledger.write() as session:
+        # A CTE is run once, whatever plan PostgreSQL makes of the rest.
         chosen = (
             select(table.id)
             .where(ready(stage), *where)
             .order_by(table.ready_at, table.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
+            .cte("chosen")
         )
         claimed = session.execute(
             update(table)
-            .where(table.id.in_(chosen.scalar_subquery()))
+            .where(table.id.in_(select(chosen.c.id)))
             .values(
                 lease_owner=owner(),
                 lease_until=now() + timedelta(seconds=seconds),
                 lease_token=table.lease_token + 1,
                 attempts=table.attempts + 1,
             )
-            .returning(table.id, table.lease_token)
+            .returning(table.id, table.lease_token, table.attempts)
             .execution_options(synchronize_session=False)
         )
-        return [Lease(stage, row_id, token) for row_id, token in sorted(claimed)]
+        return [Lease(stage, *row) for row in sorted(claimed)]
 
 
-def held(session: Session, lease: Lease) -> Any:
-    """Return the leased row for writing its result.
+def held(session: Session, lease: Lease) -> tuple[Any, Study]:
+    """Return the leased row for writing its result, and its study.
+
+    The study's row is locked first, here and everywhere: what happens to one study happens one after the
+    other, and nobody waits for somebody who waits for him.
 
     Raises
     ------
     LeaseLost
         When somebody else has claimed the row since, or it no longer waits: the result must be dropped.
     """
+    study_id = session.scalars(_STUDY_ID[lease.stage.queue](lease.row_id)).one_or_none()
+    study = session.get(Study, study_id, with_for_update=True) if study_id is not None else None
     table = lease.stage.table
     row: Any = session.scalars(
         select(table)
-        .where(table.id == lease.row_id, table.lease_token == lease.token, table.state == lease.stage.waiting)
+        .where(
+            table.id == lease.row_id,
+            table.lease_token == lease.token,
+            table.state == lease.stage.waiting,
+        )
         .with_for_update()
+        .execution_options(populate_existing=True)
     ).one_or_none()
-    if row is None:
+    if row is None or study is None:
         raise LeaseLost(f"{lease.stage.queue} {lease.row_id}: the work belongs to somebody else now")
     row.lease_owner = row.lease_until = None
-    return row
+    return row, study
 
 
-def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float) -> None:
-    """Give the row back with what went wrong, to be tried again after `delay_seconds`."""
+def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float, *, refund: bool = False) -> None:
+    """Give the row back with what went wrong, to be tried again after `delay_seconds`.
+
+    `refund` takes the attempt back: the fault was not the work's own.
+    """
     table = lease.stage.table
     with ledger.write() as session:
         session.execute(
@@ -127,10 +155,22 @@ def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float) -> N
                 lease_owner=None,
                 lease_until=None,
                 last_error=error[:2000],
+                attempts=table.attempts - (1 if refund else 0),
                 ready_at=now() + timedelta(seconds=delay_seconds),
             )
             .execution_options(synchronize_session=False)
         )
+
+
+def release_failed(ledger: Ledger, lease: Lease, fault: Exception) -> None:
+    """Give back work that raised: a full disk or an unreachable ledger costs no attempt, all else does.
+
+    What is kept is the kind of the fault; its message may repeat what an object says of a patient.
+    """
+    outside = isinstance(fault, OSError | SQLAlchemyError | MemoryError)
+    longest = _LONGEST_BACKOFF_SECONDS if outside else _LONGEST_BACKOFF_SECONDS / 10
+    delay = backoff_seconds(lease.attempts, longest)
+    release(ledger, lease, type(fault).__name__, delay, refund=outside)
 
 
 @contextmanager
@@ -166,24 +206,30 @@ def renewed(ledger: Ledger, leases: Sequence[Lease]) -> Iterator[None]:
         thread.join()
 
 
-def exhausted(session: Session, stage: Stage) -> Sequence[Any]:
-    """Return the rows of `stage` whose attempts are used up and which nobody works on."""
+def exhausted(session: Session, stage: Stage) -> list[Lease]:
+    """Return the rows of `stage` whose attempts are used up and which nobody works on, for `held`."""
     table, moment = stage.table, now()
-    return session.scalars(
-        select(table)
+    found = session.execute(
+        select(table.id, table.lease_token, table.attempts)
         .where(
             table.state == stage.waiting,
             table.attempts >= MAX_ATTEMPTS,
             or_(table.lease_until.is_(None), table.lease_until < moment),
         )
         .limit(100)
-        .with_for_update(skip_locked=True)
-    ).all()
+    )
+    return [Lease(stage, *row) for row in found]
 
 
 def count_ready(session: Session, stage: Stage) -> int:
     """Return how many rows of `stage` may be started at this moment."""
     return session.scalar(select(func.count()).select_from(stage.table).where(ready(stage))) or 0
+
+
+def oldest_ready_seconds(session: Session, stage: Stage) -> float:
+    """Return how long the oldest work of `stage` that could start now has been waiting; 0 without any."""
+    oldest = session.scalar(select(func.min(stage.table.ready_at)).where(ready(stage)))
+    return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
 
 
 def backoff_seconds(attempts: int, longest: float) -> float:

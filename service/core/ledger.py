@@ -26,6 +26,13 @@ from service.core.errors import ConfigurationError
 from service.core.tables import Event, Installation, Model, Study
 
 _BUSY_SECONDS = 20
+# Nobody waits for the database without end: a listener must answer its sender (PS3.4 B.2.3, A700).
+_POSTGRESQL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "tcp_user_timeout": 20_000,
+    "options": "-c lock_timeout=20s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
+}
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"}
 
 
@@ -76,11 +83,21 @@ def open_engine(url: str) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=24, pool_timeout=10)
+        return create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=8,
+            max_overflow=24,
+            pool_timeout=10,
+            hide_parameters=True,
+            connect_args=_POSTGRESQL,
+        )
     if parsed.database:
         _refuse_network_file_system(Path(parsed.database).parent)
     # Without pysqlite's own transaction handling every BEGIN is the one written below.
-    engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None})
+    engine = create_engine(
+        parsed, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None}
+    )
 
     @event.listens_for(engine, "connect")
     def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:

@@ -6,6 +6,7 @@ are never logged.
 
 import logging
 import sys
+import warnings
 
 import structlog
 
@@ -42,9 +43,25 @@ def configure(role: str) -> None:
     root.setLevel(logging.INFO)
     for chatty in ("httpx", "celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    # pynetdicom logs identifiers and whole data sets; pydicom's and highdicom's warnings repeat values of
-    # attributes. None of it may reach a log, at any level.
     logging.captureWarnings(True)
-    for naming in ("pynetdicom", "pydicom", "highdicom", "py.warnings"):
-        logging.getLogger(naming).setLevel(logging.CRITICAL + 1)
     structlog.contextvars.bind_contextvars(role=role)
+
+
+def protect_patients() -> None:
+    """Drop what the DICOM libraries say, at any level and as warnings: they repeat values of attributes.
+
+    Tracebacks are plain from the first line on: a rich one prints local variables, whole data sets too.
+    """
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    for name in ("pynetdicom", "pydicom", "highdicom"):
+        # Not by level: pydicom sets its own again when it is imported.
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
+        warnings.filterwarnings("ignore", module=name)

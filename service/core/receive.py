@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, assess
 from service.core.errors import Mismatch, OutOfResources
 from service.core.header import Header, read_header
@@ -78,14 +79,14 @@ class Intake:
             if verdict.eligibility is not Eligibility.IGNORED:
                 kept = self._spool.keep(arrival.path)
             outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept)
-            if outcome is Outcome.STORED:
-                kept = None
         except OSError as fault:
             raise OutOfResources(f"the object cannot be written ({fault.strerror})") from fault
         except SQLAlchemyError as fault:
+            # The kept file stays: the commit may have happened though its answer got lost.
             raise OutOfResources(f"the ledger cannot be written ({type(fault).__name__})") from fault
         finally:
             arrival.path.unlink(missing_ok=True)
+        if outcome is Outcome.DUPLICATE:
             self._spool.remove(kept)
         _log.info(
             "receive", study_instance_uid=header.study_instance_uid, outcome=outcome, reason=verdict.reason
@@ -136,13 +137,12 @@ class Intake:
             session.add(study)
             session.flush()
         known = session.scalars(
-            select(Instance.id).where(
-                Instance.sop_instance_uid == header.sop_instance_uid, Instance.digest == digest
-            )
+            select(Instance)
+            .where(Instance.sop_instance_uid == header.sop_instance_uid, Instance.digest == digest)
+            .with_for_update()
         ).first()
         if known is not None:
-            record_event(session, study, "duplicate", "an object was sent again unchanged")
-            return Outcome.DUPLICATE
+            return self._known(session, study, known, kept)
         session.add(
             Instance(
                 study_id=study.id,
@@ -162,15 +162,30 @@ class Intake:
                 modality=header.modality[:16],
                 view_position=header.view_position[:16],
                 presentation_intent_type=header.presentation_intent_type[:16],
+                acquired_at=header.acquired_at[:64],
                 patient_age_years=header.patient_age_years,
             )
         )
+        if verdict.eligibility is Eligibility.NOT_ANALYSED:
+            settle_copies(session, study, header.sop_instance_uid)
         self._set_due(study, verdict, moment)
         record_event(session, study, "received", f"{header.sop_class_uid.name} from {calling_ae_title}")
         return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
 
+    def _known(self, session: Session, study: Study, known: Instance, kept: str | None) -> Outcome:
+        """Answer for an object that is in the ledger already; bytes that got lost are taken again."""
+        if known.spool_path and not self._spool.absolute(known.spool_path).exists():
+            known.spool_path = kept
+            record_event(session, study, "restored", "the bytes of an object were lost and came again")
+            return Outcome.STORED
+        record_event(session, study, "duplicate", "an object was sent again unchanged")
+        return Outcome.DUPLICATE
+
     def _set_due(self, study: Study, verdict: Verdict, moment: datetime) -> None:
-        """Restart the quiet time for a candidate; anything else starts it only in a study never concluded."""
+        """Restart the quiet time for a candidate; another radiograph only starts one that does not run.
+
+        What is ignored changes nothing, but a study of nothing else is concluded too.
+        """
         quiet = timedelta(seconds=self._settings.study_quiet_seconds)
         if verdict.eligibility is Eligibility.CANDIDATE:
             study.first_eligible_at = study.first_eligible_at or moment
@@ -178,7 +193,9 @@ class Intake:
             study.due_at = min(moment + quiet, longest)
             if study.state != StudyState.HELD:
                 study.state = StudyState.RECEIVING
-        elif study.state == StudyState.RECEIVING and study.due_at is None:
+        elif study.due_at is None and (
+            verdict.eligibility is Eligibility.NOT_ANALYSED or study.state == StudyState.RECEIVING
+        ):
             study.due_at = moment + quiet
 
 
@@ -191,8 +208,8 @@ def sweep_incoming(spool: Spool, older_than_seconds: float) -> int:
             if left.stat().st_mtime < oldest:
                 os.unlink(left)  # noqa: PTH108
                 removed += 1
-        except FileNotFoundError:
-            continue
+        except OSError as fault:
+            _log.warning("receive.leftover_not_removed", error=type(fault).__name__)
     return removed
 
 

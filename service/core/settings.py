@@ -28,7 +28,8 @@ _TOKEN = re.compile(r"(?P<name>[\w.-]+):(?P<role>viewer|clinician|administrator)
 class Destination(BaseModel):
     """Where reports go: one storage SCP.
 
-    `url` is ``dicom://AET@host:port``. `required` says whether a study counts as delivered without it.
+    `url` is ``dicom://AET@host:port``. `required` says whether a study counts as delivered without it, and
+    `heatmap` whether films without pneumonia get a heat map too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,16 +38,23 @@ class Destination(BaseModel):
     url: str
     required: bool = True
     objects: tuple[Literal["sr", "heatmap"], ...] = ("sr", "heatmap")
+    heatmap: Literal["positive", "always"] = "positive"
 
     @field_validator("url")
     @classmethod
     def _is_dicom(cls, url: str) -> str:
+        if _scheme(url) != "dicom":
+            raise ValueError("a destination is dicom://AET@host:port")
         parts = urlsplit(url)
-        if parts.scheme != "dicom":
-            raise ValueError(f"{parts.scheme or 'no scheme'}: a destination is dicom://AET@host:port")
         if not (parts.username and parts.hostname and parts.port):
             raise ValueError("AE title, host and port are all needed: dicom://AET@host:port")
         return url
+
+    def wants(self, kind: str, finding: str) -> bool:
+        """Return whether this destination takes a report of `kind` on a film with `finding`."""
+        return kind in self.objects and (
+            kind != "heatmap" or self.heatmap == "always" or finding == "present"
+        )
 
     @property
     def ae_title(self) -> str:
@@ -94,7 +102,9 @@ class Settings(BaseSettings):
         (), description="Comma list of AE titles that may send; empty admits any, with a warning"
     )
     broker_url: str | None = Field(None, description="`redis://…` or `rediss://…`; empty: the embedded Redis")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; empty: SQLite in the data folder")
+    database_url: str | None = Field(
+        None, description="`postgresql+psycopg://…` or `sqlite:///…`; empty: SQLite in the data folder"
+    )
     study_quiet_seconds: float = Field(
         30, ge=0, le=86400, description="Quiet time after the last new eligible image"
     )
@@ -155,8 +165,15 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_redis(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).scheme not in {"redis", "rediss", "redis+socket"}:
+        if value is not None and _scheme(value) not in {"redis", "rediss", "redis+socket"}:
             raise ValueError("the broker is Redis: redis://host:6379/0 or rediss://…")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_known_database(cls, value: str | None) -> str | None:
+        if value is not None and _scheme(value) not in {"sqlite", "postgresql", "postgresql+psycopg"}:
+            raise ValueError("the ledger is postgresql+psycopg://user:password@host/name or sqlite:///path")
         return value
 
     @field_validator("timezone")
@@ -239,6 +256,16 @@ def _line(location: tuple[int | str, ...], message: str) -> str:
         return message
     name, *inside = (str(part) for part in location)
     return f"HILUM_{name.upper()}{''.join(f'[{part}]' for part in inside)}: {message}"
+
+
+def _scheme(url: str) -> str | None:
+    """Return the scheme of a URL, or None when it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts.scheme
 
 
 def _items(value: str) -> list[str]:

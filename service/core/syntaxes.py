@@ -8,8 +8,8 @@ Left out on purpose:
 
 - Deflated Explicit VR Little Endian: nothing bounds what the data set inflates to before it is parsed
   (200 KB become 400 MB).
-- JPEG Extended (Process 2 and 4): radiographs use its 12-bit form, which neither Pillow nor GDCM's wheels
-  decode; the codec that does is under the GPL.
+- JPEG Extended (Process 2 and 4): radiographs use its 12-bit form, which none of our codecs decodes;
+  pydicom's plugin for it is under the GPL.
 - MPEG and HEVC: video.
 - JPIP, SMPTE ST 2110 and encapsulated uncompressed: no pixel data in the file, or not seen for radiographs.
 """

@@ -70,7 +70,7 @@ class Model(Base):
     name: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(32))
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    activation_method: Mapped[str] = mapped_column(String(128))
+    activation_method: Mapped[str] = mapped_column(Text)
     first_used_at: Mapped[datetime]
 
 
@@ -153,6 +153,7 @@ class Instance(Leased, Base):
     modality: Mapped[str] = mapped_column(String(16))
     view_position: Mapped[str] = mapped_column(String(16))
     presentation_intent_type: Mapped[str] = mapped_column(String(16))
+    acquired_at: Mapped[str] = mapped_column(String(64))
     patient_age_years: Mapped[float | None] = mapped_column(Float)
     flags: Mapped[list[str]] = mapped_column(default=list)
 

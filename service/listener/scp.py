@@ -6,6 +6,7 @@ Data sets stream to ``incoming/`` while they arrive; `service.core.receive` take
 import copy
 import socket
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from service.core.spool import Spool
 from service.listener.presentation import supported_contexts
 
 _MAXIMUM_ASSOCIATIONS = 50
+# Shorter than the supervisor waits: `service.commands.up`.
+_DRAIN_SECONDS = 15.0
 _log = structlog.get_logger()
 
 
@@ -64,9 +67,12 @@ class Listener:
         )
 
     def stop(self) -> None:
-        """Accept nobody new and let the running associations end."""
+        """Accept nobody new, let the running associations end for a while, then abort what is left."""
         if self._server is not None:
             self._server.shutdown()
+            deadline = time.monotonic() + _DRAIN_SECONDS
+            while self._ae.active_associations and time.monotonic() < deadline:
+                time.sleep(0.05)
             self._ae.shutdown()
 
     def _on_store(self, event: Event) -> int:

@@ -7,15 +7,19 @@ queues supplied. Several schedulers may run; the one that holds the ledger's sch
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy import or_, update
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from service.core.completion import conclude_due_studies
+from service.core.completion import conclude_due_studies, settle
+from service.core.copies import settle_copies
 from service.core.enqueue import Enqueuer
+from service.core.errors import LeaseLost
 from service.core.heartbeat import BEAT_SECONDS, beat
-from service.core.leases import DECODE, INFER, MAX_ATTEMPTS, REPORT, exhausted, owner
+from service.core.leases import DECODE, INFER, MAX_ATTEMPTS, REPORT, Stage, exhausted, held, owner
 from service.core.ledger import Ledger, now, record_event
 from service.core.receive import sweep_incoming
 from service.core.spool import Spool
@@ -53,6 +57,9 @@ class Scheduler:
             except SQLAlchemyError as fault:
                 _log.error("scheduler.ledger_unreachable", error=type(fault).__name__)
                 self._stopped.wait(1.0)
+            except Exception:
+                _log.exception("scheduler.failed")
+                self._stopped.wait(1.0)
 
     def stop(self) -> None:
         """Let `run` return after its tick."""
@@ -61,13 +68,16 @@ class Scheduler:
     def tick(self) -> None:
         """Look at the ledger once and do what is due."""
         moment = time.monotonic()
+        if not self._holds_lease():
+            return  # and says nothing: the scheduler that acts speaks for all
         if moment >= self._next_beat:
             beat(self._ledger, "scheduler", "" if self._redis_reachable else "Redis cannot be reached")
             self._next_beat = moment + BEAT_SECONDS
-        if not self._holds_lease():
-            return
         conclude_due_studies(self._ledger)
-        self._redis_reachable = self._enqueuer.enqueue_ready()
+        reachable = self._enqueuer.enqueue_ready()
+        if reachable != self._redis_reachable:
+            _log.warning("scheduler.redis_reachable" if reachable else "scheduler.redis_unreachable")
+        self._redis_reachable = reachable
         if moment >= self._next_housekeeping:
             self._next_housekeeping = moment + _HOUSEKEEPING_SECONDS
             sweep_incoming(self._spool, _STALE_TRANSFER_SECONDS)
@@ -100,25 +110,37 @@ class Scheduler:
 
 def give_up_exhausted(ledger: Ledger) -> None:
     """Fail the work whose attempts are used up, so that one bad film can't hold its study for ever."""
-    with ledger.write() as session:
-        for instance in exhausted(session, DECODE):
-            _give_up_instance(instance, "decoding")
-            record_event(session, instance.study_id, "instance_failed", instance.reason or "")
-        for analysis in exhausted(session, INFER):
-            analysis.state = AnalysisState.FAILED
-            instance = session.get_one(Instance, analysis.instance_id)
-            _give_up_instance(instance, "inference")
-            record_event(session, instance.study_id, "instance_failed", instance.reason or "")
-        for revision in exhausted(session, REPORT):
-            revision.state = RevisionState.FAILED
-            study = session.get_one(Study, revision.study_id)
-            study.state = StudyState.FAILED
-            study.reason = f"the report could not be built in {MAX_ATTEMPTS} attempts: {revision.last_error}"
-            record_event(session, study, "failed", study.reason)
+    for stage in (DECODE, INFER, REPORT):
+        with ledger.read() as session:
+            leases = exhausted(session, stage)
+        for lease in leases:
+            try:
+                with ledger.write() as session:
+                    row, study = held(session, lease)
+                    _give_up(session, stage, row, study)
+            except LeaseLost:
+                continue
 
 
-def _give_up_instance(instance: Instance, stage: str) -> None:
+def _give_up(session: Session, stage: Stage, row: Any, study: Study) -> None:
+    if stage is REPORT:
+        row.state, study.state = RevisionState.FAILED, StudyState.FAILED
+        study.reason = f"the report could not be built in {MAX_ATTEMPTS} attempts ({_last_error(row)})"
+        record_event(session, study, "failed", study.reason)
+        return
+    instance = row
+    if stage is INFER:
+        row.state = AnalysisState.FAILED
+        instance = session.get_one(Instance, row.instance_id)
+        if instance.state != InstanceState.DECODED:
+            return  # a newer copy of the image stands for it
     instance.state = InstanceState.FAILED
-    instance.reason = (
-        f"{stage} failed {MAX_ATTEMPTS} times: {instance.last_error or 'the process died each time'}"
-    )
+    words = {DECODE.queue: "decoding", INFER.queue: "inference"}[stage.queue]
+    instance.reason = f"{words} failed {MAX_ATTEMPTS} times ({_last_error(row)})"
+    record_event(session, study, "instance_failed", instance.reason)
+    settle_copies(session, study, instance.sop_instance_uid)
+    settle(session, study)
+
+
+def _last_error(row: Any) -> str:
+    return row.last_error or "the process died each time"

@@ -1,0 +1,103 @@
+"""The same SOP Instance UID again: which arrival stands for the image.
+
+Same pixels, another header (a merge, an accession fix, a coercion): the newest header stands, and what the
+model said of the pixels stays said. Other pixels: the later arrival is quarantined. The rule looks at all
+arrivals at once, so the order in which they were decoded does not matter.
+"""
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from service.core.ledger import record_event
+from service.core.states import REPORTABLE_INSTANCES, AnalysisState, InstanceState
+from service.core.tables import Analysis, Instance, Study
+
+_OTHER_PIXELS = (
+    "an image came again under its SOP Instance UID with other pixels; the later one is quarantined"
+)
+
+
+def settle_copies(session: Session, study: Study, sop_instance_uid: str) -> None:
+    """Let exactly one arrival of an image stand; the study's row is locked by the caller.
+
+    Arrivals that still wait for decoding take no part yet: they call this again when they are decoded.
+    """
+    session.flush()
+    copies = session.scalars(
+        select(Instance)
+        .where(
+            Instance.study_id == study.id,
+            Instance.sop_instance_uid == sop_instance_uid,
+            Instance.state.in_((InstanceState.DECODED, *REPORTABLE_INSTANCES)),
+        )
+        .order_by(Instance.id)
+        .with_for_update()
+    ).all()
+    pixels = _first_pixels(session, study, sop_instance_uid)
+    standing = []
+    for copy in copies:
+        if copy.pixel_digest and pixels and copy.pixel_digest != pixels:
+            copy.state, copy.reason = InstanceState.QUARANTINED, _OTHER_PIXELS
+            _drop_pending(session, copy)
+            record_event(session, study, "quarantined", _OTHER_PIXELS)
+        else:
+            standing.append(copy)
+    for earlier in standing[:-1]:
+        _supersede(session, earlier, standing[-1])
+        study.header_revision += 1
+        record_event(
+            session, study, "header_changed", "an image came again with the same pixels and another header"
+        )
+    session.flush()
+
+
+def _first_pixels(session: Session, study: Study, sop_instance_uid: str) -> str | None:
+    """Return the digest of the pixels that arrived first under this UID; the superseded count too."""
+    return session.scalars(
+        select(Instance.pixel_digest)
+        .where(
+            Instance.study_id == study.id,
+            Instance.sop_instance_uid == sop_instance_uid,
+            Instance.pixel_digest.is_not(None),
+        )
+        .order_by(Instance.id)
+        .limit(1)
+    ).first()
+
+
+def _supersede(session: Session, earlier: Instance, standing: Instance) -> None:
+    """Let `standing` take over what was said of the same pixels."""
+    said = session.scalars(
+        select(Analysis).where(Analysis.instance_id == earlier.id, Analysis.state == AnalysisState.DONE)
+    ).all()
+    if earlier.state == InstanceState.ANALYSED and standing.state == InstanceState.DECODED and said:
+        _drop_pending(session, standing)
+        session.add_all(_copied(analysis, standing) for analysis in said)
+        standing.state = InstanceState.ANALYSED
+    _drop_pending(session, earlier)
+    earlier.state = InstanceState.SUPERSEDED
+
+
+def _drop_pending(session: Session, instance: Instance) -> None:
+    """Take back an inference that nobody asks for any more; one under way finds its row gone."""
+    session.flush()
+    session.execute(
+        delete(Analysis).where(Analysis.instance_id == instance.id, Analysis.state == AnalysisState.PENDING)
+    )
+
+
+def _copied(analysis: Analysis, instance: Instance) -> Analysis:
+    return Analysis(
+        instance_id=instance.id,
+        model_id=analysis.model_id,
+        state=analysis.state,
+        ready_at=analysis.ready_at,
+        finding=analysis.finding,
+        probability=analysis.probability,
+        threshold=analysis.threshold,
+        reason=analysis.reason,
+        pattern=analysis.pattern,
+        flags=analysis.flags,
+        gate_distance=analysis.gate_distance,
+        activation_path=analysis.activation_path,
+    )
