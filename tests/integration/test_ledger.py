@@ -9,7 +9,7 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import func, select, update
 
-from service.core.completion import conclude_due_studies
+from service.core.completion import conclude_due_studies, retry_study
 from service.core.errors import (
     ConfigurationError,
     InvalidUID,
@@ -18,7 +18,7 @@ from service.core.errors import (
     OutOfResources,
     Unreadable,
 )
-from service.core.leases import DECODE, MAX_ATTEMPTS, claim, held, release
+from service.core.leases import DECODE, MAX_ATTEMPTS, REPORT, claim, held, release
 from service.core.ledger import Ledger, check_migrated, migrate, now, register_model
 from service.core.receive import Arrival, Intake, Outcome, sweep_incoming
 from service.core.settings import Settings, load
@@ -247,7 +247,7 @@ def test_a_result_under_a_lost_lease_is_dropped(intake: Intake, spool: Spool, le
     with pytest.raises(LeaseLost), ledger.write() as session:
         held(session, slow)
     with ledger.write() as session:
-        assert held(session, quick).id == slow.row_id
+        assert held(session, quick)[0].id == slow.row_id
 
 
 def test_released_work_waits_its_time_and_keeps_its_error(
@@ -322,6 +322,8 @@ def test_a_late_image_opens_the_next_revision(intake: Intake, spool: Spool, ledg
         arrive(intake, spool, factories.phantom_chest(seed, study="s"))
         analysed(ledger)
         conclude_due_studies(ledger)
+        with ledger.write() as session:
+            session.execute(update(Revision).values(state=RevisionState.REPORTED))
     assert [(item.number, len(item.instance_ids)) for item in revisions_of(ledger)] == [(1, 1), (2, 2)]
 
 
@@ -336,6 +338,73 @@ def test_a_late_image_that_is_not_analysed_makes_no_revision(
     arrive(intake, spool, factories.basic_text_sr(3, study="s"))
     conclude_due_studies(ledger)
     assert len(revisions_of(ledger)) == 1
+
+
+def test_a_revision_that_was_never_built_speaks_of_the_later_image_too(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    for seed in (1, 2):
+        arrive(intake, spool, factories.phantom_chest(seed, study="s"))
+        analysed(ledger)
+        conclude_due_studies(ledger)
+    assert [(item.number, len(item.instance_ids)) for item in revisions_of(ledger)] == [(1, 2)]
+
+
+def test_a_report_under_way_is_withdrawn_when_the_study_is_held(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    film = factories.phantom_chest(1, study="s", PatientID="A")
+    arrive(intake, spool, film)
+    analysed(ledger)
+    conclude_due_studies(ledger)
+    (lease,) = claim(ledger, REPORT, 1)
+    arrive(intake, spool, factories.lateral_film(2, study="s", PatientID="B", rows=64, columns=64))
+    conclude_due_studies(ledger)
+    assert study_of(ledger, film).state == StudyState.HELD
+    with pytest.raises(LeaseLost), ledger.write() as session:
+        held(session, lease)
+    with ledger.write() as session:
+        retry_study(session, session.scalars(select(Study)).one())
+    conclude_due_studies(ledger)
+    assert study_of(ledger, film).state == StudyState.HELD
+
+
+def test_a_wrong_patient_corrected_by_a_resend_frees_the_study(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    film = factories.phantom_chest(1, study="s", PatientID="A")
+    arrive(intake, spool, film)
+    lateral = {"study": "s", "rows": 64, "columns": 64}
+    arrive(intake, spool, factories.lateral_film(2, PatientID="B", **lateral))
+    analysed(ledger)
+    conclude_due_studies(ledger)
+    assert study_of(ledger, film).state == StudyState.HELD
+    arrive(intake, spool, factories.lateral_film(2, PatientID="A", **lateral))
+    conclude_due_studies(ledger)
+    assert study_of(ledger, film).state == StudyState.ANALYSING
+    assert study_of(ledger, film).attention is None
+    assert len(revisions_of(ledger)) == 1
+
+
+def test_a_study_that_waits_keeps_no_finished_one_from_its_answer(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    for seed in range(3):
+        arrive(intake, spool, factories.phantom_chest(seed))
+    knee = factories.knee_film(9, rows=64, columns=64)
+    arrive(intake, spool, knee)
+    conclude_due_studies(ledger, limit=2)
+    assert study_of(ledger, knee).state == StudyState.REPORTED
+
+
+def test_bytes_that_got_lost_are_taken_again(intake: Intake, spool: Spool, ledger: Ledger) -> None:
+    film = factories.phantom_chest()
+    arrive(intake, spool, film)
+    (row,) = instances_of(ledger)
+    spool.remove(row.spool_path)
+    assert arrive(intake, spool, film) is Outcome.STORED
+    (row,) = instances_of(ledger)
+    assert spool.absolute(str(row.spool_path)).exists()
 
 
 def test_a_study_of_a_knee_ends_with_a_reason_and_no_number(

@@ -111,6 +111,24 @@ def test_a_text_is_not_understood(association: Association, ledger: Ledger) -> N
     assert not rows(ledger)
 
 
+def test_a_header_cut_short_is_not_understood(
+    association: Association, ledger: Ledger, tmp_path: Path
+) -> None:
+    film = factories.phantom_chest()
+    content = data_set(factories.write(film, tmp_path))
+    assert store(association, film.SOPInstanceUID, content[:400]) == 0xC000
+    assert not rows(ledger)
+
+
+def test_pixels_cut_short_are_kept_for_the_decoder_to_judge(
+    association: Association, ledger: Ledger, tmp_path: Path
+) -> None:
+    film = factories.phantom_chest()
+    content = data_set(factories.write(film, tmp_path))
+    assert store(association, film.SOPInstanceUID, content[: len(content) // 2]) == 0x0000
+    assert len(rows(ledger)) == 1
+
+
 def test_the_service_goes_on_after_an_object_it_refused(
     association: Association, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -1,0 +1,303 @@
+"""The work of the queues without Celery: from a received film to its objects, and what can go wrong."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from redis import Redis as Client
+from sqlalchemy import select, update
+
+from service.core.completion import conclude_due_studies, retry_study
+from service.core.enqueue import Enqueuer
+from service.core.ledger import migrate, now, register_model
+from service.core.receive import Arrival, Intake
+from service.core.settings import load
+from service.core.states import InstanceState, RevisionState, StudyState
+from service.core.tables import Analysis, Instance, Report, Revision, Study
+from service.scheduler.scheduler import give_up_exhausted
+from tests import factories
+from tests.servers import Redis
+from worker.context import Context
+from worker.tasks import decode, infer, report
+
+_LATER = timedelta(hours=1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]:
+    """A worker's context on each database."""
+    url = None if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    settings = load(data_dir=tmp_path, study_quiet_seconds=0, min_free_bytes=0, database_url=url)
+    migrate(settings.sqlalchemy_url)
+    opened = Context.open(settings)
+    yield opened
+    opened.ledger.close()
+
+
+def film(seed: int = 0, **options: Any) -> Dataset:
+    """Return a chest film of a quarter of its size, which decodes in a tenth of the time."""
+    return factories.chest_film(seed, rows=489, columns=460, **options)
+
+
+def receive(context: Context, *films: Dataset) -> None:
+    intake = Intake(context.ledger, context.spool, context.settings)
+    for film in films:
+        path = factories.write(film, context.spool.incoming)
+        intake.receive(Arrival(path, film.SOPClassUID, film.SOPInstanceUID, "TEST"))
+
+
+def work(context: Context) -> None:
+    """Do once what every queue and the scheduler would do."""
+    for _ in range(4):
+        decode.run(context)
+    infer.run(context)
+    conclude_due_studies(context.ledger)
+    report.run(context)
+
+
+def hurry(context: Context) -> None:
+    """Let what waits for its next attempt be due now."""
+    with context.ledger.write() as session:
+        for table in (Instance, Analysis, Revision):
+            session.execute(update(table).values(ready_at=now(), lease_until=None))
+
+
+def instances(context: Context) -> list[Instance]:
+    with context.ledger.read() as session:
+        return list(session.scalars(select(Instance).order_by(Instance.id)))
+
+
+def study(context: Context) -> Study:
+    with context.ledger.read() as session:
+        return session.scalars(select(Study)).one()
+
+
+def reports(context: Context) -> list[Report]:
+    with context.ledger.read() as session:
+        return list(session.scalars(select(Report).order_by(Report.id)))
+
+
+def test_a_film_goes_all_the_way_to_a_report_on_disk(context: Context) -> None:
+    pushed = film()
+    receive(context, pushed)
+    work(context)
+    assert study(context).state == StudyState.REPORTED
+    built = [item for item in reports(context) if item.kind == "sr"]
+    (written,) = [dcmread(context.spool.absolute(item.path)) for item in built]
+    assert written.StudyInstanceUID == pushed.StudyInstanceUID
+    assert str(written.SOPInstanceUID) == built[0].sop_instance_uid
+
+
+def test_a_report_built_again_after_a_crash_has_the_same_uids(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive(context, film())
+    monkeypatch.setattr(report, "record_event", None)  # breaks off inside the last transaction
+    work(context)
+    assert not reports(context)
+    assert not list((context.spool.root / "reports").rglob("*.dcm"))
+    monkeypatch.undo()
+    hurry(context)
+    report.run(context)
+    first = [item.sop_instance_uid for item in reports(context)]
+    with context.ledger.write() as session:
+        session.execute(update(Revision).values(state=RevisionState.PENDING, ready_at=now()))
+        for item in session.scalars(select(Report)):
+            session.delete(item)
+    report.run(context)
+    assert [item.sop_instance_uid for item in reports(context)] == first
+
+
+def test_one_film_that_breaks_the_network_does_not_take_the_others_with_it(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive(context, *[film(seed) for seed in range(3)])
+    for _ in range(3):
+        decode.run(context)
+    poisoned = instances(context)[1]
+    np.save(context.spool.absolute(str(poisoned.film_path)), np.zeros((0, 0), np.uint16))
+    for _ in range(8):
+        infer.run(context)
+        hurry(context)
+    give_up_exhausted(context.ledger)
+    states = [item.state for item in instances(context)]
+    assert states == [InstanceState.ANALYSED, InstanceState.FAILED, InstanceState.ANALYSED]
+    assert "inference failed 3 times" in str(instances(context)[1].reason)
+
+
+def test_a_failed_study_comes_back_when_a_person_asks(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive(context, film())
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(decode, "prepare", broken)
+    for _ in range(3):
+        decode.run(context)
+        hurry(context)
+    give_up_exhausted(context.ledger)
+    conclude_due_studies(context.ledger)
+    assert study(context).state == StudyState.FAILED
+    assert "RuntimeError" in str(study(context).reason)
+    monkeypatch.undo()
+    with context.ledger.write() as session:
+        retry_study(session, session.scalars(select(Study)).one())
+    work(context)
+    assert study(context).state == StudyState.REPORTED
+
+
+def test_a_result_that_comes_after_its_lease_was_lost_leaves_no_file(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive(context, film())
+    real = decode.prepare
+
+    def slow(*given: object) -> object:
+        with context.ledger.write() as session:
+            session.execute(update(Instance).values(lease_token=99))
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decode, "prepare", slow)
+    decode.run(context)
+    assert instances(context)[0].state == InstanceState.RECEIVED
+    assert not list((context.spool.root / "films").rglob("*.npy"))
+
+
+def test_a_header_corrected_while_the_report_is_due_is_the_one_that_is_reported(context: Context) -> None:
+    receive(context, film())
+    decode.run(context)
+    infer.run(context)
+    conclude_due_studies(context.ledger)  # revision 1 is open, not built
+    receive(context, film(AccessionNumber="FIXED"))
+    work(context)
+    report.run(context)
+    (built,) = [item for item in reports(context) if item.kind == "sr"]
+    assert built.revision == 1
+    assert dcmread(context.spool.absolute(built.path)).AccessionNumber == "FIXED"
+    assert study(context).state == StudyState.REPORTED
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_copies_of_an_image_settle_alike_in_whatever_order_they_are_decoded(
+    context: Context, order: tuple[int, int]
+) -> None:
+    receive(context, film(AccessionNumber="OLD"), film(AccessionNumber="NEW"))
+    ids = [item.id for item in instances(context)]
+    for index in order:
+        with context.ledger.write() as session:
+            session.execute(update(Instance).where(Instance.id != ids[index]).values(ready_at=now() + _LATER))
+            session.execute(update(Instance).where(Instance.id == ids[index]).values(ready_at=now()))
+        decode.run(context)
+    infer.run(context)
+    assert [item.state for item in instances(context)] == [InstanceState.SUPERSEDED, InstanceState.ANALYSED]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_other_pixels_are_quarantined_in_whatever_order_they_are_decoded(
+    context: Context, order: tuple[int, int]
+) -> None:
+    first, second = film(1, study="s"), film(2, study="s")
+    second.SOPInstanceUID = first.SOPInstanceUID
+    receive(context, first, second)
+    ids = [item.id for item in instances(context)]
+    for index in order:
+        with context.ledger.write() as session:
+            session.execute(update(Instance).where(Instance.id != ids[index]).values(ready_at=now() + _LATER))
+            session.execute(update(Instance).where(Instance.id == ids[index]).values(ready_at=now()))
+        decode.run(context)
+    infer.run(context)
+    assert [item.state for item in instances(context)] == [InstanceState.ANALYSED, InstanceState.QUARANTINED]
+    assert "other pixels" in str(study(context).attention)
+
+
+def test_a_result_is_taken_back_when_a_corrected_header_makes_the_film_ineligible(context: Context) -> None:
+    receive(context, film(PatientAge="003Y"))
+    work(context)
+    assert study(context).probability is not None
+    receive(context, film(PatientAge="064Y"))
+    work(context)
+    assert study(context).probability is None
+    assert study(context).finding == "not_analysed"
+    assert "no longer holds" in str(study(context).attention)
+
+
+def test_a_view_corrected_to_lateral_takes_the_result_back_too(context: Context) -> None:
+    receive(context, film())
+    work(context)
+    receive(context, film(ViewPosition="LL"))
+    work(context)
+    assert study(context).finding == "not_analysed"
+    assert [item.state for item in instances(context)] == [
+        InstanceState.SUPERSEDED,
+        InstanceState.NOT_ANALYSED,
+    ]
+
+
+def test_films_that_wait_for_other_weights_are_analysed_by_those_that_are_served(context: Context) -> None:
+    receive(context, film())
+    decode.run(context)
+    with context.ledger.write() as session:
+        old = register_model(session, "old", "0", "0" * 64, "none")
+        session.execute(update(Analysis).values(model_id=old))
+    work(context)
+    assert study(context).state == StudyState.REPORTED
+
+
+def test_a_late_image_under_new_weights_has_the_earlier_ones_analysed_again(context: Context) -> None:
+    receive(context, film(1, study="s"))
+    work(context)
+    with context.ledger.write() as session:
+        old = register_model(session, "old", "0", "0" * 64, "none")
+        session.execute(update(Analysis).values(model_id=old))
+        session.execute(update(Revision).values(model_id=old))
+    receive(context, film(2, study="s"))
+    work(context)
+    work(context)
+    assert [item.state for item in instances(context)] == [InstanceState.ANALYSED] * 2
+    with context.ledger.read() as session:
+        newest = session.scalars(select(Revision).order_by(Revision.number.desc())).first()
+        assert newest is not None
+        assert (newest.number, len(newest.instance_ids), newest.state) == (2, 2, RevisionState.REPORTED)
+        assert newest.model_id == context.model_id
+
+
+def test_two_positive_or_mapped_films_have_heat_maps_of_their_own(context: Context) -> None:
+    url = "dicom://PACS@127.0.0.1:9"
+    destination = {"name": "PACS", "url": url, "heatmap": "always"}
+    context.settings = load(
+        data_dir=context.settings.data_dir,
+        study_quiet_seconds=0,
+        min_free_bytes=0,
+        destinations=[destination],
+    )
+    receive(context, film(1, study="s"), film(2, study="s"))
+    work(context)
+    made = [dcmread(context.spool.absolute(item.path)) for item in reports(context) if item.kind == "heatmap"]
+    assert len(made) == 2
+    assert len({item.SeriesInstanceUID for item in made}) == 1
+    assert len({item.SOPInstanceUID for item in made}) == 2
+    assert len({item.InstanceNumber for item in made}) == 2
+
+
+def test_hints_are_written_for_what_is_ready_and_again_when_redis_forgot_them(
+    context: Context, redis: Redis
+) -> None:
+    receive(context, *[factories.phantom_chest(seed) for seed in range(3)])
+    enqueuer = Enqueuer(context.ledger, redis.url)
+    client = Client.from_url(redis.url)
+    assert enqueuer.enqueue_ready()
+    assert enqueuer.enqueue_ready()
+    assert client.llen("decode") == 3
+    client.flushall()
+    assert enqueuer.enqueue_ready()
+    assert client.llen("decode") == 3
+    (message, *_) = client.lrange("decode", 0, 0)
+    assert b"application/json" in message
+    redis.kill()
+    assert not enqueuer.enqueue_ready()

@@ -1,0 +1,414 @@
+"""docker-compose.yml, Dockerfile and the example configuration say what the code does."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from service.commands.main import app
+from service.commands.roles import QUEUES
+from service.core.errors import ConfigurationError
+from service.core.settings import Settings, load
+
+ROOT = Path(__file__).resolve().parents[3]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
+ENV_EXAMPLE = (ROOT / "deploy/env.example").read_text(encoding="utf-8")
+ORTHANC: dict[str, Any] = json.loads((ROOT / "deploy/orthanc.json").read_text(encoding="utf-8"))
+NGINX = (ROOT / "deploy/ohif/nginx.conf").read_text(encoding="utf-8")
+VIEWER = (ROOT / "deploy/ohif/app-config.js").read_text(encoding="utf-8")
+
+ROLES = ("listener", "api", "scheduler", "worker")
+OURS = {name: service for name, service in SERVICES.items() if service.get("env_file")}
+# What somebody fills in.
+FILLED_IN = {
+    "POSTGRES_PASSWORD": "p",
+    "REDIS_PASSWORD": "r",
+    "HILUM_CALLING_AE_TITLES": "ORTHANC,ROUTER",
+    "HILUM_API_TOKENS": f"dashboard:viewer:{'0' * 64}",
+}
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<text>[^}]*))?\}")
+
+
+class Unset(Exception):
+    """A variable that compose refuses to go on without."""
+
+
+def interpolated(text: str, variables: dict[str, str]) -> str:
+    """Return `text` with its variables as compose fills them in."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        found = variables.get(match["name"], "")
+        if not found and match["kind"] == "?":
+            raise Unset(match["name"])
+        return found or (match["text"] if match["kind"] == "-" else "")
+
+    return _VARIABLE.sub(value, text)
+
+
+def assignments(text: str, *, commented: bool) -> dict[str, str]:
+    """Return the NAME=value lines of an environment file, those commented out included when asked for."""
+    pattern = r"^(?:# )?([A-Z_]+)=(.*)$" if commented else r"^([A-Z_]+)=(.*)$"
+    return dict(re.findall(pattern, text, re.MULTILINE))
+
+
+def environment_of(service: str, filled_in: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a container when .env is env.example with `filled_in`."""
+    dotenv = {**assignments(ENV_EXAMPLE, commented=False), **filled_in}
+    given = {
+        name: interpolated(str(value), dotenv) for name, value in SERVICES[service]["environment"].items()
+    }
+    return {**dotenv, **given}
+
+
+def settings_of(service: str, monkeypatch: pytest.MonkeyPatch, filled_in: dict[str, str]) -> Settings:
+    for name, value in environment_of(service, filled_in).items():
+        monkeypatch.setenv(name, value)
+    return load()
+
+
+def instructions(stage: str | None = None) -> Iterator[tuple[str, str, str]]:
+    """Yield stage, instruction and arguments of the Dockerfile's lines, continuation lines joined."""
+    current = ""
+    for line in re.sub(r"\\\n", " ", DOCKERFILE).splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            current = rest.split(" AS ")[1]
+        if stage in (None, current):
+            yield current, word, rest.strip()
+
+
+def inherited(stage: str, word: str) -> list[str]:
+    """Return the arguments of an instruction in a stage, else in the stage that it builds on."""
+    found = [rest for _, name, rest in instructions(stage) if name == word]
+    parent = next(rest.split(" AS ")[0] for _, name, rest in instructions(stage) if name == "FROM")
+    if found or parent not in {name for name, _, _ in instructions()}:
+        return found
+    return inherited(parent, word)
+
+
+def published(service: str) -> dict[int, int]:
+    """Return the published ports of a service: the container's to the host's."""
+    mappings = (interpolated(mapping, {}).split(":")[-2:] for mapping in SERVICES[service].get("ports", []))
+    return {int(inside): int(outside) for outside, inside in mappings}
+
+
+def mounts(service: str) -> dict[str, str]:
+    """Return what is mounted into a service: path to source."""
+    return {mount.split(":")[1]: mount.split(":")[0] for mount in SERVICES[service].get("volumes", [])}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_command_is_one_that_the_command_line_has(name: str) -> None:
+    command, *arguments = SERVICES[name]["command"]
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert command in known
+    parsed = known[command].make_context(command, list(arguments))
+    assert parsed.params.get("queue") in (None, *QUEUES)
+
+
+def test_every_image_starts_the_role_it_is_named_for() -> None:
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for role in ROLES:
+        assert inherited(role, "ENTRYPOINT") == ['["hilum"]']
+        (command,) = inherited(role, "CMD")
+        (word,) = ast.literal_eval(command)
+        assert word in known
+        assert role.startswith(word)
+
+
+def test_every_queue_has_a_worker() -> None:
+    served = {tuple(service["command"][1:]) for service in OURS.values() if service["command"][0] == "worker"}
+    assert served == {("--queue", queue) for queue in QUEUES}
+
+
+@pytest.mark.parametrize(
+    "path", ["docker-compose.yml", "deploy/Dockerfile", "deploy/env.example", "deploy/site/hilum.toml"]
+)
+def test_every_setting_named_is_one_that_exists(path: str) -> None:
+    named = set(re.findall(r"HILUM_[A-Z_]*[A-Z]", (ROOT / path).read_text(encoding="utf-8")))
+    assert named
+    assert named <= {f"HILUM_{field.upper()}" for field in Settings.model_fields}
+
+
+def test_every_setting_stands_in_the_example() -> None:
+    assert {name for name in assignments(ENV_EXAMPLE, commented=True) if name.startswith("HILUM_")} == {
+        f"HILUM_{field.upper()}" for field in Settings.model_fields
+    }
+
+
+def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = load()
+    for name, value in assignments(ENV_EXAMPLE, commented=True).items():
+        monkeypatch.setenv(name, value)
+    assert load() == defaults
+
+
+def test_variables_of_compose_stand_in_the_example() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    used = {match["name"] for match in _VARIABLE.finditer(text) if match["name"]}
+    assert used <= set(assignments(ENV_EXAMPLE, commented=False))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_settings_of_every_container_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(name, monkeypatch, FILLED_IN)
+    assert settings.broker_url == "redis://:r@redis:6379/0"
+    assert settings.database_url == "postgresql+psycopg://hilum:p@postgres:5432/hilum"
+    assert str(settings.data_dir) in mounts(name)
+
+
+def test_listener_is_open_to_named_titles_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("listener", monkeypatch, FILLED_IN)
+    assert settings.dimse_host == "0.0.0.0"
+    assert settings.calling_ae_titles == ("ORTHANC", "ROUTER")
+    with pytest.raises(Unset, match="HILUM_CALLING_AE_TITLES"):
+        environment_of("listener", {**FILLED_IN, "HILUM_CALLING_AE_TITLES": ""})
+
+
+def test_api_is_open_to_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of("api", monkeypatch, FILLED_IN).http_host == "0.0.0.0"
+    with pytest.raises(Unset, match="HILUM_API_TOKENS"):
+        environment_of("api", {**FILLED_IN, "HILUM_API_TOKENS": ""})
+    monkeypatch.setenv("HILUM_API_TOKENS", "")
+    with pytest.raises(ConfigurationError, match="HILUM_API_TOKENS"):
+        load()
+
+
+@pytest.mark.parametrize("secret", ["POSTGRES_PASSWORD", "REDIS_PASSWORD"])
+def test_nothing_starts_without_its_password(secret: str) -> None:
+    with pytest.raises(Unset, match=secret):
+        environment_of("scheduler", {**FILLED_IN, secret: ""})
+
+
+def test_ports_of_listener_and_api_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    dimse_port = settings_of("listener", monkeypatch, FILLED_IN).dimse_port
+    assert published("listener") == {dimse_port: dimse_port}
+    assert inherited("listener", "EXPOSE") == [str(dimse_port)]
+    http_port = settings_of("api", monkeypatch, FILLED_IN).http_port
+    assert published("api") == {http_port: http_port}
+    assert inherited("api", "EXPOSE") == [str(http_port)]
+
+
+def test_api_and_demonstration_are_published_on_this_machine_alone() -> None:
+    for name in ("api", "orthanc", "viewer"):
+        assert all(interpolated(port, {}).startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+
+
+def test_brokers_and_ledgers_are_not_published() -> None:
+    for name, service in SERVICES.items():
+        if name not in {"listener", "api", "orthanc", "viewer"}:
+            assert "ports" not in service
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
+def test_only_who_talks_to_strangers_has_a_way_out() -> None:
+    outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
+    assert outside == {"listener", "api", "worker-deliver", "orthanc", "viewer"}
+
+
+def test_demonstration_pacs_and_listener_know_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("listener", monkeypatch, FILLED_IN)
+    assert ORTHANC["DicomModalities"] == {"hilum": [settings.ae_title, "listener", settings.dimse_port]}
+    destination = re.search(r"The demo profile: (PACS=\S+)", ENV_EXAMPLE)
+    assert destination
+    monkeypatch.setenv("HILUM_DESTINATIONS", destination[1])
+    (pacs,) = load().destinations
+    assert (pacs.ae_title, pacs.host, pacs.port) == (ORTHANC["DicomAet"], "orthanc", ORTHANC["DicomPort"])
+    title = re.search(r"The demo profile: ([A-Z]+)$", ENV_EXAMPLE, re.MULTILINE)
+    assert title
+    assert title[1] == ORTHANC["DicomAet"]
+    lua = (ROOT / "deploy/orthanc.lua").read_text(encoding="utf-8")
+    assert f"'{settings.ae_title}'" in lua
+    assert "'hilum'" in lua
+
+
+def test_demonstration_pacs_has_its_ports_and_folders() -> None:
+    assert published("orthanc") == {ORTHANC["DicomPort"]: ORTHANC["DicomPort"]}
+    assert inherited("pacs", "EXPOSE") == [f"{ORTHANC['DicomPort']} {ORTHANC['HttpPort']}"]
+    assert f"http://127.0.0.1:{ORTHANC['HttpPort']}/system" in SERVICES["orthanc"]["healthcheck"]["test"]
+    assert mounts("orthanc") == {ORTHANC["StorageDirectory"]: "orthanc"}
+    assert ORTHANC["IndexDirectory"] == ORTHANC["StorageDirectory"]
+    assert inherited("pacs", "VOLUME") == [ORTHANC["StorageDirectory"]]
+    (copied,) = [rest for _, word, rest in instructions("pacs") if word == "COPY"]
+    *sources, target = copied.split()
+    placed = {target + Path(source).name for source in sources}
+    assert placed == {*ORTHANC["LuaScripts"], ast.literal_eval(inherited("pacs", "CMD")[0])[1]}
+
+
+def test_viewer_and_pacs_share_one_origin() -> None:
+    (listened,) = re.findall(r"listen (\d+);", NGINX)
+    assert list(published("viewer")) == [int(listened)]
+    assert inherited("viewer", "EXPOSE") == [listened]
+    assert f"http://127.0.0.1:{listened}/app-config.js" in SERVICES["viewer"]["healthcheck"]["test"]
+    assert re.findall(r"proxy_pass http://(.*);", NGINX) == [f"orthanc:{ORTHANC['HttpPort']}"]
+    served = {ORTHANC["DicomWeb"]["Root"].strip("/"), ORTHANC["DicomWeb"]["WadoRoot"].strip("/")}
+    (proxied,) = re.findall(r"location ~ \^/\((.*)\) \{", NGINX)
+    assert set(proxied.split("|")) == served
+    roots = dict(re.findall(r"(qidoRoot|wadoRoot|wadoUriRoot): '/(.*)',", VIEWER))
+    assert roots == {"qidoRoot": "dicom-web", "wadoRoot": "dicom-web", "wadoUriRoot": "wado"}
+    assert set(roots.values()) == served
+
+
+def test_volumes_are_declared_and_used() -> None:
+    sources = [source for name in SERVICES for source in mounts(name).values()]
+    named = {source for source in sources if not source.startswith(".")}
+    assert named == set(COMPOSE["volumes"])
+    for folder in set(sources) - named:
+        assert (ROOT / folder).is_dir()
+
+
+def test_roles_share_the_data_folder_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    for role in ROLES:
+        assert inherited(role, "VOLUME") == ["/var/lib/hilum"]
+        assert any("HILUM_DATA_DIR=/var/lib/hilum" in line for line in inherited(role, "ENV"))
+    for name in OURS:
+        assert mounts(name)["/var/lib/hilum"] == "data"
+        assert settings_of(name, monkeypatch, FILLED_IN).data_dir == Path("/var/lib/hilum")
+
+
+def test_example_of_the_configuration_file_is_one() -> None:
+    text = (ROOT / "deploy/site/hilum.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text) == {}
+    sample = re.sub(r"^# ?", "", text[text.index("# [destinations") :], flags=re.MULTILINE)
+    (name, entry), *others = tomllib.loads(sample)["destinations"].items()
+    assert load(destinations=[{"name": name, **entry}]).destinations[0].required
+    assert not others
+
+
+def test_every_source_that_the_images_copy_is_there_and_sent() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    for _, word, rest in instructions():
+        if word == "COPY" and not rest.startswith("--from="):
+            for source in rest.split()[:-1]:
+                assert (ROOT / source).exists(), source
+                assert source.split("/")[0] in sent
+
+
+def test_every_stage_named_is_one_of_the_file() -> None:
+    stages = {stage for stage, _, _ in instructions()}
+    named = {
+        rest.split()[0].removeprefix("--from=") for _, _, rest in instructions() if rest.startswith("--from=")
+    }
+    assert named <= stages
+    assert {service["build"]["target"] for service in SERVICES.values() if "build" in service} == {
+        *ROLES,
+        "pacs",
+        "viewer",
+    }
+
+
+def test_role_and_image_go_together() -> None:
+    for name, service in OURS.items():
+        role = {"listen": "listener", "migrate": "scheduler"}.get(
+            service["command"][0], service["command"][0]
+        )
+        assert service["build"]["target"] == role
+        assert service["image"].partition(":")[0] == f"hilum-{role}"
+        assert (ROOT / service["build"]["dockerfile"]).samefile(ROOT / "deploy/Dockerfile"), name
+
+
+@pytest.mark.parametrize("target", [*ROLES, "pacs", "viewer"])
+def test_image_is_not_root_by_itself(target: str) -> None:
+    user = inherited(target, "USER")[-1]
+    assert user.split(":")[0] not in {"", "0", "root"}
+    if target in ROLES:
+        assert {service["user"] for service in OURS.values()} == {user}
+
+
+def test_gpu_worker_is_built_with_cuda_and_reserves_a_device() -> None:
+    service = SERVICES["worker-infer-gpu"]
+    assert service["profiles"] == ["gpu"]
+    assert service["build"]["args"] == {"VARIANT": "cuda"}
+    assert service["image"] != SERVICES["worker-infer"]["image"]
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+
+
+def test_packages_come_from_pypi_and_the_network_from_pytorchs_cpu_index() -> None:
+    assert re.findall(r"https?://\S+", DOCKERFILE.replace('"', " ")) == [
+        "https://download.pytorch.org/whl/cpu"
+    ]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_is_hardened(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert "/tmp" in service["tmpfs"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["init"] is True
+    assert service["pids_limit"] > 0
+    assert "privileged" not in service
+    assert re.fullmatch(r"\d+s", service["stop_grace_period"])
+    user = service.get("user") or inherited(service["build"]["target"], "USER")[-1]
+    assert user.split(":")[0] not in {"", "0", "root"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_restarts_and_is_watched(name: str) -> None:
+    service = SERVICES[name]
+    once = name == "migrate"
+    assert service["restart"] == ("no" if once else "unless-stopped")
+    assert service["healthcheck"].get("disable", False) is once
+    if once:
+        return
+    test = service["healthcheck"]["test"]
+    assert test[0] in {"CMD", "CMD-SHELL"}
+    if name in OURS:
+        copied = next(rest for _, word, rest in instructions("role") if word == "COPY").split()
+        role = service["command"][-1].replace("listen", "listener")
+        assert test[1:] == ["python", copied[-1], role]
+
+
+def test_redis_keeps_what_it_is_given() -> None:
+    command = SERVICES["redis"]["command"][-1]
+    for option in ("--appendonly yes", "--maxmemory-policy noeviction", "requirepass"):
+        assert option in command
+    assert "/data" in mounts("redis")
+
+
+def test_roles_wait_for_a_migrated_ledger() -> None:
+    for name, service in OURS.items():
+        if name == "migrate":
+            assert service["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+        else:
+            assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+def test_compose_itself_accepts_the_file(tmp_path: Path) -> None:
+    """Only where the client has compose, which needs no engine for this; the tests above stand without it."""
+    client = shutil.which("docker")
+    if client is None:
+        return
+    if subprocess.run([client, "compose", "version"], capture_output=True, check=False).returncode:
+        return
+    dotenv = {**assignments(ENV_EXAMPLE, commented=False), **FILLED_IN}
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    (tmp_path / ".env").write_text(
+        "".join(f"{name}={value}\n" for name, value in dotenv.items()), encoding="utf-8"
+    )
+    asked = subprocess.run(
+        [client, "compose", "--profile", "demo", "--profile", "gpu", "config", "--quiet"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
