@@ -12,6 +12,8 @@ PYTEST ?=
 
 BIN := $(VENV)/bin
 PROCESSES := -n 2
+# Test processes side by side: one thread of torch each.
+check test test-long: export OMP_NUM_THREADS := 1
 # Each with a file it installs.
 DEBIAN_PACKAGES := \
 	dcmtk:/usr/bin/storescu \
