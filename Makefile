@@ -54,7 +54,7 @@ format: venv ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove the virtual environment and everything built or cached
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache demo-out
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml when what that asks for is installed.

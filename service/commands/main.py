@@ -14,6 +14,7 @@ app = typer.Typer(
     name="hilum",
     help="Gateway between a PACS and a chest X-ray pneumonia model. Research use only, not for diagnosis.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -22,6 +23,18 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 # What these raise is about files, servers and weights, and says so in its first line.
 _EXPLAINED = {"sqlalchemy", "redis", "model"}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Take the options that stand before a command."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"hilum {version_of('hilum')}")
+        raise typer.Exit
 
 
 @app.command()

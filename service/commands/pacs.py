@@ -78,7 +78,7 @@ def _page(path: Path, dataset: Dataset) -> Path | None:
         if renderer is None:
             page.write_text(render_html(dcmread(path)), encoding="utf-8")
             return page
-        done = subprocess.run([renderer, "+U8", "+Cn", path, page], capture_output=True, check=False)  # noqa: S603
+        done = subprocess.run([renderer, "+U8", path, page], capture_output=True, check=False)  # noqa: S603
         return page if done.returncode == 0 else None
     page = path.with_suffix(".png")
     Image.fromarray(dcmread(path).pixel_array).save(page)
