@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from service.core.copies import UNDECODABLE
 from service.core.eligibility import Eligibility, assess, population_limit
 from service.core.errors import Undecodable
 from service.core.header import read_header
@@ -50,5 +51,5 @@ def prepare(path: Path, population: Literal["refuse", "flag"], ages: tuple[float
     try:
         film = decode(path)
     except Undecodable as fault:
-        return Prepared(None, f"the pixel data cannot be decoded: {fault}")
+        return Prepared(None, f"{UNDECODABLE}: {fault}")
     return Prepared(film, None, (*film.flags, *([limit] if limit else [])))

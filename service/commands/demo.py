@@ -90,7 +90,12 @@ def _check_weights() -> None:
 def _clear(out: Path) -> None:
     """Make the folder, and remove what an earlier demo left in it, nothing else."""
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in ("[0-9][0-9]-structured-report.*", "[0-9][0-9]-heat-map.*", "results.json", "gateway.log"):
+    for pattern in (
+        "[0-9][0-9]*-structured-report.*",
+        "[0-9][0-9]*-heat-map.*",
+        "results.json",
+        "gateway.log",
+    ):
         for left in out.glob(pattern):
             left.unlink()
 
@@ -140,7 +145,11 @@ def _gateway(data: Path, pacs_port: int, log: Path) -> Iterator[tuple[int, int]]
         "HILUM_STUDY_QUIET_SECONDS": "2",
         # The sample film is of a woman of 64: scored, with the limit printed beside the number.
         "HILUM_POPULATION": os.environ.get("HILUM_POPULATION", "flag"),
-        **({"HILUM_WEIGHTS": os.environ["HILUM_WEIGHTS"]} if "HILUM_WEIGHTS" in os.environ else {}),
+        **(
+            {"HILUM_WEIGHTS": str(Path(os.environ["HILUM_WEIGHTS"]).resolve())}
+            if "HILUM_WEIGHTS" in os.environ
+            else {}
+        ),
     }
     with log.open("wb") as stream:
         # In a folder of its own: a .env of the site is for the site's gateway.

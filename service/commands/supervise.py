@@ -81,7 +81,7 @@ class Supervisor:
     def _watch(self, child: Child) -> None:
         if child.process is None:
             if time.monotonic() >= child.start_at:
-                self._start(child)
+                self._start_again(child)
             return
         code = child.process.poll()
         if code is None:
@@ -94,6 +94,14 @@ class Supervisor:
         _log.error(
             "supervisor.child_died", child=child.name, exit_code=code, restart_in_seconds=round(delay, 1)
         )
+
+    def _start_again(self, child: Child) -> None:
+        try:
+            self._start(child)
+        except OSError as fault:  # no memory or no process left just now
+            child.deaths += 1
+            child.start_at = time.monotonic() + backoff_seconds(child.deaths, _LONGEST_BACKOFF_SECONDS)
+            _log.error("supervisor.not_started", child=child.name, error=type(fault).__name__)
 
     def _start(self, child: Child) -> None:
         child.process = subprocess.Popen(  # noqa: S603

@@ -54,7 +54,8 @@ def up(settings: Settings) -> None:
         supervisor.run()
     finally:
         supervisor.stop()
-        remove_socket(settings.data_dir)
+        if settings.broker_url is None:
+            remove_socket(settings.data_dir)
         lock.release()
 
 

@@ -6,6 +6,7 @@ inference.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import structlog
 from sqlalchemy import exists, select, update
@@ -25,6 +26,7 @@ from service.core.states import (
 )
 from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
 
+_AGAIN_AFTER = timedelta(seconds=30)
 _log = structlog.get_logger()
 SUPERSEDED_BY_PRESENTATION = "left out: the same exposure is there For Presentation"
 
@@ -58,6 +60,8 @@ def conclude_due_studies(ledger: Ledger, limit: int = 50) -> int:
                     concluded += _conclude(session, study)
         except Exception:
             _log.exception("completion.failed", study=study_id)
+            with ledger.write() as session:
+                session.get_one(Study, study_id).due_at = now() + _AGAIN_AFTER
     return concluded
 
 
@@ -66,20 +70,19 @@ def retry_study(session: Session, study: Study) -> None:
     moment = now()
     session.refresh(study, with_for_update=True)
     for instance in study.instances:
-        if instance.state == InstanceState.FAILED:
+        unread = instance.state == InstanceState.QUARANTINED and instance.pixel_digest is None
+        if instance.state == InstanceState.FAILED or unread:
             instance.state = InstanceState.RECEIVED
             instance.reason, instance.attempts, instance.ready_at = None, 0, moment
             study.due_at = moment
             study.build += 1  # a report that named this image as failed has to be built anew
     newest = _newest_revision(session, study)
-    if newest is not None and newest.state == RevisionState.FAILED and study.state != StudyState.HELD:
-        newest.state, newest.attempts, newest.ready_at = RevisionState.PENDING, 0, moment
-        study.state, study.reason = StudyState.ANALYSING, None
     for delivery in _deliveries(session, study.id):
-        if delivery.state not in DELIVERED_STATES:
+        if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED) and study.state != StudyState.HELD:
             delivery.state, delivery.attempts, delivery.ready_at = DeliveryState.PENDING, 0, moment
-    if study.state in (StudyState.HELD, StudyState.FAILED):
-        study.due_at = moment  # looked at again with what is there now
+    unbuilt = newest is not None and newest.state == RevisionState.FAILED
+    if unbuilt or study.state in (StudyState.HELD, StudyState.FAILED):
+        study.due_at = moment  # concluded again with what is there now
     if study.due_at is not None and study.state != StudyState.HELD:
         study.state, study.reason = StudyState.RECEIVING, None
     settle(session, study)
@@ -140,16 +143,21 @@ def _conclude(session: Session, study: Study) -> bool:
     _prefer_presentation(instances)
     current = [instance for instance in instances if instance.state in REPORTABLE_INSTANCES]
     analysed = [instance for instance in current if instance.state == InstanceState.ANALYSED]
+    if len({instance.subject_id for instance in current}) > 1:
+        study.due_at = study.first_eligible_at = None
+        _hold(session, study, "images of two patients under one Study Instance UID")
+        settle(session, study)
+        return True
     model_id = _model_of(session, analysed)
     if model_id is not None and _ask_for_missing(session, analysed, model_id):
+        _withdraw_revision(session, study, "its films are analysed again")
         study.state = StudyState.ANALYSING
         return False
-    study.due_at = study.first_eligible_at = None
-    if len({instance.subject_id for instance in current}) > 1:
-        _hold(session, study, "images of two patients under one Study Instance UID")
-    elif model_id is not None:
+    study.due_at = study.first_eligible_at = study.reason = None
+    if model_id is not None:
         _open_revision(session, study, current, model_id)
     elif any(instance.state == InstanceState.FAILED for instance in current):
+        _withdraw_revision(session, study, "a film failed")
         study.state = StudyState.FAILED
         study.reason = next(item.reason for item in current if item.state == InstanceState.FAILED)
         record_event(session, study, "failed", study.reason or "")
@@ -190,13 +198,29 @@ def _ask_for_missing(session: Session, analysed: Sequence[Instance], model_id: i
 
 
 def _hold(session: Session, study: Study, reason: str) -> None:
-    """Report nothing of this study; a report that is being built is dropped by its token."""
+    """Report nothing of this study, and send nothing that is not sent yet."""
     study.state, study.reason = StudyState.HELD, reason
+    _withdraw(session, study, "the study is held")
+    record_event(session, study, "held", reason)
+
+
+def _withdraw(session: Session, study: Study, why: str) -> None:
+    """Let nothing of this study be built or sent; what is under way is dropped by its token."""
+    _withdraw_revision(session, study, why)
+    for delivery in _deliveries(session, study.id):
+        if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED):
+            delivery.state, delivery.last_error = DeliveryState.WITHDRAWN, f"withdrawn: {why}"
+            delivery.lease_token += 1
+            delivery.lease_owner = delivery.lease_until = None
+
+
+def _withdraw_revision(session: Session, study: Study, why: str) -> None:
+    """Let a revision that waits be built no more; `_open_revision` takes its row up again."""
     newest = _newest_revision(session, study)
     if newest is not None and newest.state == RevisionState.PENDING:
-        newest.state, newest.last_error = RevisionState.FAILED, "withdrawn: the study is held"
+        newest.state, newest.last_error = RevisionState.FAILED, f"withdrawn: {why}"
         newest.lease_token += 1
-    record_event(session, study, "held", reason)
+        newest.lease_owner = newest.lease_until = None
 
 
 def _open_revision(session: Session, study: Study, current: Sequence[Instance], model_id: int) -> None:
@@ -211,6 +235,9 @@ def _open_revision(session: Session, study: Study, current: Sequence[Instance], 
         same = (newest.model_id, newest.header_revision, newest.build) == settings
         if same and analysed <= set(newest.instance_ids):
             study.state = StudyState.REPORTED
+            for delivery in _deliveries(session, study.id):
+                if delivery.state == DeliveryState.WITHDRAWN and delivery.report.revision == newest.number:
+                    delivery.state, delivery.ready_at = DeliveryState.PENDING, now()
             return
     if newest is None or newest.state == RevisionState.REPORTED:
         number = newest.number + 1 if newest else 1
@@ -240,6 +267,7 @@ def _newest_revision(session: Session, study: Study) -> Revision | None:
 
 def _conclude_unanalysed(session: Session, study: Study, images: Sequence[Instance]) -> None:
     """Say that nothing of the study was analysed, also when a corrected header takes a result back."""
+    _withdraw(session, study, "nothing of the study is analysed any more")
     said = conclude([result_of(instance, None) for instance in images])
     study.finding, study.result_reason, study.flags = said.finding, said.reason, []
     study.probability = study.threshold = study.pattern = None

@@ -12,6 +12,7 @@ from service.core.ledger import record_event
 from service.core.states import REPORTABLE_INSTANCES, AnalysisState, InstanceState
 from service.core.tables import Analysis, Instance, Study
 
+UNDECODABLE = "the pixel data cannot be decoded"
 _OTHER_PIXELS = (
     "an image came again under its SOP Instance UID with other pixels; the later one is quarantined"
 )
@@ -33,15 +34,16 @@ def settle_copies(session: Session, study: Study, sop_instance_uid: str) -> None
         .order_by(Instance.id)
         .with_for_update()
     ).all()
-    pixels = _first_pixels(session, study, sop_instance_uid)
+    first = _first_with_pixels(session, study, sop_instance_uid)
     standing = []
     for copy in copies:
-        if copy.pixel_digest and pixels and copy.pixel_digest != pixels:
-            copy.state, copy.reason = InstanceState.QUARANTINED, _OTHER_PIXELS
-            _drop_pending(session, copy)
-            record_event(session, study, "quarantined", _OTHER_PIXELS)
-        else:
+        reason = _quarantine_reason(copy, first)
+        if reason is None:
             standing.append(copy)
+            continue
+        copy.state, copy.reason = InstanceState.QUARANTINED, reason
+        _drop_pending(session, copy)
+        record_event(session, study, "quarantined", reason)
     for earlier in standing[:-1]:
         _supersede(session, earlier, standing[-1])
         study.header_revision += 1
@@ -51,10 +53,24 @@ def settle_copies(session: Session, study: Study, sop_instance_uid: str) -> None
     session.flush()
 
 
-def _first_pixels(session: Session, study: Study, sop_instance_uid: str) -> str | None:
-    """Return the digest of the pixels that arrived first under this UID; the superseded count too."""
+def _quarantine_reason(copy: Instance, first: Instance | None) -> str | None:
+    """Return why an arrival may not stand beside the pixels that came first, or None."""
+    if first is None or copy.id <= first.id:
+        return None
+    if copy.pixel_digest is not None:
+        return _OTHER_PIXELS if copy.pixel_digest != first.pixel_digest else None
+    unread = copy.state == InstanceState.FAILED or (copy.reason or "").startswith(UNDECODABLE)
+    return (
+        f"an image came again and could not be compared ({copy.reason}); it is quarantined"
+        if unread
+        else None
+    )
+
+
+def _first_with_pixels(session: Session, study: Study, sop_instance_uid: str) -> Instance | None:
+    """Return the arrival whose pixels came first under this UID; the superseded count too."""
     return session.scalars(
-        select(Instance.pixel_digest)
+        select(Instance)
         .where(
             Instance.study_id == study.id,
             Instance.sop_instance_uid == sop_instance_uid,

@@ -77,7 +77,8 @@ def remove_socket(data_dir: Path) -> None:
     except FileNotFoundError:
         return
     _socket_note(data_dir).unlink(missing_ok=True)
-    shutil.rmtree(socket.parent, ignore_errors=True)
+    if socket == _new_socket_path(data_dir):  # a copied data folder carries the note of the original
+        shutil.rmtree(socket.parent, ignore_errors=True)
 
 
 def _executable() -> str:

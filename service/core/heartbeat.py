@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.core.leases import STAGES, oldest_ready_seconds, owner
+from service.core.leases import STAGES, at_work, oldest_ready_seconds, owner
 from service.core.ledger import Ledger, now
 from service.core.tables import Heartbeat
 
@@ -54,7 +54,10 @@ def silent_roles(ledger: Ledger) -> dict[str, str]:
         said: dict[str, list[str]] = {}
         for role, detail in alive:
             said.setdefault(role, []).append(detail)
-        stuck = {stage.queue: oldest_ready_seconds(session, stage) for stage in STAGES}
+        stuck = {
+            stage.queue: 0.0 if at_work(session, stage) else oldest_ready_seconds(session, stage)
+            for stage in STAGES
+        }
     faults = {role: f"no {role} process has been heard of for {ALIVE_SECONDS:.0f} s" for role in ROLES}
     for role, details in said.items():
         if any(not detail for detail in details):

@@ -4,6 +4,7 @@ A claim takes up to N ready rows in one UPDATE, sets owner and end, raises the t
 before any work is done. A result commits only under the token it was claimed with (`held`).
 """
 
+import errno
 import os
 import random
 import socket
@@ -15,8 +16,9 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Select, func, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import ColumnElement, Select, exists, func, or_, select, update
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from service.core.errors import LeaseLost
@@ -27,7 +29,11 @@ from service.core.tables import Analysis, Instance, Outbox, Report, Revision, St
 LEASE_SECONDS = 30.0
 # Work that dies three times with its process is poison; deliveries are tried as long as the report lives.
 MAX_ATTEMPTS = 3
-_LONGEST_BACKOFF_SECONDS = 60.0
+# No space, no quota, no descriptors, a disk or mount that fails: all work meets these, no work causes them.
+_OF_THE_SITE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
+}
 
 _log = structlog.get_logger()
 
@@ -141,11 +147,8 @@ def held(session: Session, lease: Lease) -> tuple[Any, Study]:
     return row, study
 
 
-def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float, *, refund: bool = False) -> None:
-    """Give the row back with what went wrong, to be tried again after `delay_seconds`.
-
-    `refund` takes the attempt back: the fault was not the work's own.
-    """
+def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float, **values: int | None) -> None:
+    """Give the row back with what went wrong, to be tried after `delay_seconds`; `values` are set too."""
     table = lease.stage.table
     with ledger.write() as session:
         session.execute(
@@ -155,8 +158,8 @@ def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float, *, r
                 lease_owner=None,
                 lease_until=None,
                 last_error=error[:2000],
-                attempts=table.attempts - (1 if refund else 0),
                 ready_at=now() + timedelta(seconds=delay_seconds),
+                **values,
             )
             .execution_options(synchronize_session=False)
         )
@@ -167,10 +170,12 @@ def release_failed(ledger: Ledger, lease: Lease, fault: Exception) -> None:
 
     What is kept is the kind of the fault; its message may repeat what an object says of a patient.
     """
-    outside = isinstance(fault, OSError | SQLAlchemyError | MemoryError)
-    longest = _LONGEST_BACKOFF_SECONDS if outside else _LONGEST_BACKOFF_SECONDS / 10
-    delay = backoff_seconds(lease.attempts, longest)
-    release(ledger, lease, type(fault).__name__, delay, refund=outside)
+    away = isinstance(fault, OperationalError | InterfaceError | PoolTimeout)
+    if away or (isinstance(fault, OSError) and fault.errno in _OF_THE_SITE):
+        delay = random.uniform(15, 30)  # noqa: S311
+        release(ledger, lease, type(fault).__name__, delay, attempts=lease.attempts - 1)
+    else:
+        release(ledger, lease, type(fault).__name__, backoff_seconds(lease.attempts, 8))
 
 
 @contextmanager
@@ -230,6 +235,14 @@ def oldest_ready_seconds(session: Session, stage: Stage) -> float:
     """Return how long the oldest work of `stage` that could start now has been waiting; 0 without any."""
     oldest = session.scalar(select(func.min(stage.table.ready_at)).where(ready(stage)))
     return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
+
+
+def at_work(session: Session, stage: Stage) -> bool:
+    """Return whether somebody works on anything of `stage` at this moment."""
+    table = stage.table
+    return bool(
+        session.scalar(select(exists().where(table.state == stage.waiting, table.lease_until > now())))
+    )
 
 
 def backoff_seconds(attempts: int, longest: float) -> float:

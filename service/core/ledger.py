@@ -183,6 +183,9 @@ def _migration_lock(engine: Engine) -> Iterator[Connection]:
     """Hold the right to migrate: an advisory lock on PostgreSQL, a lock file beside a SQLite ledger."""
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
+            # A migration may take its time, and so may waiting for that of another host.
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(4811105)"))
             yield connection
         return

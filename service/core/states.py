@@ -48,12 +48,16 @@ class RevisionState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Where one report stands at one destination; ``parked`` waits for a person."""
+    """Where one report stands at one destination.
+
+    ``parked`` waits for a person; ``withdrawn`` is not sent, because what it says no longer holds.
+    """
 
     PENDING = "pending"
     DELIVERED = "delivered"
     CONFIRMED = "confirmed"
     PARKED = "parked"
+    WITHDRAWN = "withdrawn"
 
 
 UNFINISHED_INSTANCES = (InstanceState.RECEIVED, InstanceState.DECODED)

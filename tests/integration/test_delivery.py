@@ -172,6 +172,22 @@ def test_a_processing_failure_is_tried_five_times_and_then_parked(tmp_path: Path
     assert len(scp.received) == 5
 
 
+def test_tries_while_the_pacs_was_away_do_not_count_against_its_answers(tmp_path: Path) -> None:
+    with Scp().serving() as port:
+        context = opened(tmp_path, port)
+    reported(context)
+    for _ in range(6):
+        hurry(context)
+        deliver.run(context)
+    scp = Scp(0x0110, 0x0000)
+    with scp.serving() as port:
+        context.settings = load(data_dir=tmp_path, destinations=f"PACS=dicom://PACS@127.0.0.1:{port}")
+        for _ in range(2):
+            hurry(context)
+            deliver.run(context)
+    assert rows(context)[0].state == DeliveryState.DELIVERED
+
+
 def test_a_pacs_that_is_away_is_waited_for(tmp_path: Path) -> None:
     with Scp().serving() as port:
         context = opened(tmp_path, port)

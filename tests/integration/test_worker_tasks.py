@@ -1,5 +1,6 @@
 """The work of the queues without Celery: from a received film to its objects, and what can go wrong."""
 
+import errno
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +14,13 @@ from sqlalchemy import select, update
 
 from service.core.completion import conclude_due_studies, retry_study
 from service.core.enqueue import Enqueuer
+from service.core.heartbeat import ROLES, beat, silent_roles
+from service.core.leases import DECODE, claim
 from service.core.ledger import migrate, now, register_model
 from service.core.receive import Arrival, Intake
-from service.core.settings import load
+from service.core.settings import Destination, load
 from service.core.states import InstanceState, RevisionState, StudyState
-from service.core.tables import Analysis, Instance, Report, Revision, Study
+from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
 from tests.servers import Redis
@@ -244,7 +247,7 @@ def test_films_that_wait_for_other_weights_are_analysed_by_those_that_are_served
     decode.run(context)
     with context.ledger.write() as session:
         old = register_model(session, "old", "0", "0" * 64, "none")
-        session.execute(update(Analysis).values(model_id=old))
+        session.execute(update(Analysis).values(model_id=old, ready_at=now() - timedelta(minutes=1)))
     work(context)
     assert study(context).state == StudyState.REPORTED
 
@@ -265,6 +268,117 @@ def test_a_late_image_under_new_weights_has_the_earlier_ones_analysed_again(cont
         assert newest is not None
         assert (newest.number, len(newest.instance_ids), newest.state) == (2, 2, RevisionState.REPORTED)
         assert newest.model_id == context.model_id
+
+
+def test_an_open_revision_is_not_built_when_its_only_film_becomes_ineligible(context: Context) -> None:
+    receive(context, film(PatientAge="003Y"))
+    decode.run(context)
+    infer.run(context)
+    conclude_due_studies(context.ledger)
+    receive(context, film(PatientAge="064Y"))
+    decode.run(context)
+    conclude_due_studies(context.ledger)
+    report.run(context)
+    assert not reports(context)
+    assert (study(context).finding, study(context).probability) == ("not_analysed", None)
+
+
+def test_what_waits_for_a_pacs_is_withdrawn_with_a_held_study_and_goes_out_when_it_is_right_again(
+    context: Context,
+) -> None:
+    context.settings = context.settings.model_copy(
+        update={"destinations": (Destination(name="PACS", url="dicom://PACS@127.0.0.1:9"),)}
+    )
+    receive(context, film(1, study="s", PatientID="A"))
+    work(context)
+    lateral = {"study": "s", "rows": 64, "columns": 64}
+    receive(context, factories.lateral_film(2, PatientID="B", **lateral))
+    conclude_due_studies(context.ledger)
+    assert study(context).state == StudyState.HELD
+    assert outbox_states(context) == {"withdrawn"}
+    receive(context, factories.lateral_film(2, PatientID="A", **lateral))
+    work(context)
+    assert "pending" in outbox_states(context)
+    assert study(context).state == StudyState.REPORTED
+
+
+def outbox_states(context: Context) -> set[str]:
+    with context.ledger.read() as session:
+        return set(session.scalars(select(Outbox.state)))
+
+
+def test_a_copy_that_cannot_be_decoded_takes_no_result_back(context: Context) -> None:
+    whole = film()
+    receive(context, whole)
+    work(context)
+    before = study(context).probability
+    receive(context, film(PixelData=whole.PixelData[: len(whole.PixelData) // 3]))
+    work(context)
+    assert [item.state for item in instances(context)] == [InstanceState.ANALYSED, InstanceState.QUARANTINED]
+    assert study(context).probability == before
+    assert "could not be compared" in str(study(context).attention)
+
+
+def test_a_revision_waits_while_its_film_is_analysed_again(context: Context) -> None:
+    receive(context, film(1, study="s"))
+    decode.run(context)
+    infer.run(context)
+    with context.ledger.write() as session:
+        old = register_model(session, "old", "0", "0" * 64, "none")
+        session.execute(update(Analysis).values(model_id=old))
+    conclude_due_studies(context.ledger)  # opens revision 1 in the words of the old model
+    receive(context, film(2, study="s"))
+    decode.run(context)
+    infer.run(context)
+    conclude_due_studies(context.ledger)  # asks the new model about the first film
+    report.run(context)
+    assert not reports(context)
+    work(context)
+    assert study(context).state == StudyState.REPORTED
+    with context.ledger.read() as session:
+        (revision,) = session.scalars(select(Revision))
+        assert (revision.number, len(revision.instance_ids)) == (1, 2)
+
+
+def test_a_full_disk_costs_no_attempt_and_a_lost_file_does(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive(context, film())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(decode, "prepare", full)
+    for _ in range(5):
+        decode.run(context)
+        hurry(context)
+    assert (instances(context)[0].state, instances(context)[0].attempts) == (InstanceState.RECEIVED, 0)
+    monkeypatch.undo()
+    context.spool.remove(instances(context)[0].spool_path)
+    for _ in range(3):
+        decode.run(context)
+        hurry(context)
+    give_up_exhausted(context.ledger)
+    assert instances(context)[0].state == InstanceState.FAILED
+
+
+def test_a_film_array_that_is_gone_does_not_hold_up_its_batch(context: Context) -> None:
+    receive(context, film(1), film(2))
+    decode.run(context)
+    context.spool.remove(instances(context)[0].film_path)
+    infer.run(context)
+    assert [item.state for item in instances(context)] == [InstanceState.DECODED, InstanceState.ANALYSED]
+
+
+def test_a_busy_queue_is_ready_and_one_that_nobody_works_on_is_not(context: Context) -> None:
+    for role in ROLES:
+        beat(context.ledger, role)
+    receive(context, film(1), film(2))
+    with context.ledger.write() as session:
+        session.execute(update(Instance).values(ready_at=now() - timedelta(seconds=100)))
+    assert "waiting" in silent_roles(context.ledger)["decode"]
+    claim(context.ledger, DECODE, 1)
+    assert not silent_roles(context.ledger)
 
 
 def test_two_positive_or_mapped_films_have_heat_maps_of_their_own(context: Context) -> None:

@@ -1,7 +1,9 @@
 """Queue `deliver`: reports that wait for one destination, over one association."""
 
+from datetime import timedelta
+
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from service.core.completion import settle
 from service.core.errors import DeliveryError, LeaseLost, PermanentDelivery
@@ -60,10 +62,29 @@ def run(context: Context) -> None:
         except DeliveryError as fault:
             for lease in waiting:
                 _finish(context, lease, Sent(None, fault))
+            if fault.retry_helps:
+                _put_off(context, name, backoff_seconds(leases[0].attempts, _LONGEST_BACKOFF_SECONDS))
         except Exception as fault:
             _log.exception("deliver.failed", destination=name)
             for lease in waiting:
                 release_failed(context.ledger, lease, fault)
+
+
+def _put_off(context: Context, name: str, seconds: float) -> None:
+    """Let everything for a destination that is away wait, so that it takes no turn from the others."""
+    later = now() + timedelta(seconds=seconds)
+    with context.ledger.write() as session:
+        session.execute(
+            update(Outbox)
+            .where(
+                Outbox.destination == name,
+                Outbox.state == DeliveryState.PENDING,
+                Outbox.lease_until.is_(None),
+                Outbox.ready_at < later,
+            )
+            .values(ready_at=later)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def _sendable(context: Context, lease: Lease) -> Sendable:
@@ -74,10 +95,16 @@ def _sendable(context: Context, lease: Lease) -> Sendable:
 
 def _finish(context: Context, lease: Lease, sent: Sent) -> None:
     """Write down what became of one delivery: done, parked, or tried again later."""
-    verdict, error = _verdict(sent, lease.attempts)
+    with context.ledger.read() as session:
+        answered_before = session.get_one(Outbox, lease.row_id).last_status is not None
+    # Five tries are for a destination that answers: those it was away for do not count.
+    attempts = lease.attempts if answered_before or sent.status is None else 1
+    verdict, error = _verdict(sent, attempts)
     if verdict is Answer.AGAIN:
-        _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=lease.attempts)
-        release(context.ledger, lease, error, backoff_seconds(lease.attempts, _LONGEST_BACKOFF_SECONDS))
+        _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=attempts)
+        delay = backoff_seconds(attempts, _LONGEST_BACKOFF_SECONDS)
+        answer = {} if sent.status is None else {"last_status": sent.status}
+        release(context.ledger, lease, error, delay, attempts=attempts, **answer)
         return
     try:
         with context.ledger.write() as session:

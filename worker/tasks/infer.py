@@ -1,5 +1,6 @@
 """Queue `infer`: films that wait, as one batch through the network."""
 
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import structlog
-from sqlalchemy import exists, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
 
 from model.predict import Predictor
 from model.prediction import Prediction
 from model.weights import default_weights
 from service.core.errors import LeaseLost
-from service.core.leases import INFER, Lease, claim, held, ready, release_failed, renewed
-from service.core.ledger import record_event
+from service.core.leases import INFER, LEASE_SECONDS, Lease, claim, held, ready, release_failed, renewed
+from service.core.ledger import now, record_event
 from service.core.results import Finding
 from service.core.states import AnalysisState, InstanceState
 from service.core.tables import Analysis, Instance, Study
@@ -34,21 +35,25 @@ def warm_up(context: Context) -> None:
 def run(context: Context) -> None:
     """Lease the oldest films that wait for the reporting model, and analyse them as one batch."""
     leases = _claim(context)
-    if not leases:
-        return
     with renewed(context.ledger, leases):
+        films = _films(context, leases)
+        if not films:
+            return
         try:
-            predictions = _predictor(context).predict([_film(context, lease) for lease in leases])
+            predictions = _predictor(context).predict([film for _, film in films])
         except Exception as fault:
-            _log.exception("infer.failed", analyses=[lease.row_id for lease in leases])
-            for lease in leases:
+            _log.exception("infer.failed", analyses=[lease.row_id for lease, _ in films])
+            for lease, _ in films:
                 release_failed(context.ledger, lease, fault)
             return
-        for lease, prediction in zip(leases, predictions, strict=True):
+        for (lease, _), prediction in zip(films, predictions, strict=True):
             try:
                 _record(context, lease, prediction)
             except LeaseLost as fault:
                 _log.warning("infer.lease_lost", reason=str(fault))
+            except Exception as fault:
+                _log.exception("infer.not_recorded", analysis=lease.row_id)
+                release_failed(context.ledger, lease, fault)
 
 
 def _claim(context: Context) -> list[Lease]:
@@ -61,22 +66,31 @@ def _claim(context: Context) -> list[Lease]:
 
 
 def _adopt(context: Context) -> None:
-    """Take over the films that wait for weights which nobody serves any more: the site has other ones now."""
-    ours = aliased(Analysis)
-    same_film = exists().where(ours.instance_id == Analysis.instance_id, ours.model_id == context.model_id)
+    """Take over the films that have waited in vain for weights which nobody serves any more."""
+    mine = context.model_id
+    in_vain = now() - timedelta(seconds=LEASE_SECONDS)
     with context.ledger.read() as session:
-        strange = session.scalars(
-            select(Analysis.id).where(ready(INFER), Analysis.model_id != context.model_id, ~same_film)
+        waiting = session.scalars(
+            select(func.max(Analysis.id))
+            .where(ready(INFER), Analysis.model_id != mine, Analysis.ready_at < in_vain)
+            .group_by(Analysis.instance_id)
+        ).all()
+    if not waiting:
+        return
+    with context.ledger.write() as session:
+        # What these weights said of the film before is said anew, so that the newest row is the newest word.
+        films = select(Analysis.instance_id).where(Analysis.id.in_(waiting))
+        session.execute(
+            delete(Analysis)
+            .where(Analysis.instance_id.in_(films), Analysis.model_id == mine)
+            .execution_options(synchronize_session=False)
         )
-        waiting = strange.all()
-    if waiting:
-        with context.ledger.write() as session:
-            session.execute(
-                update(Analysis)
-                .where(Analysis.id.in_(waiting), ready(INFER))
-                .values(model_id=context.model_id, attempts=0)
-                .execution_options(synchronize_session=False)
-            )
+        session.execute(
+            update(Analysis)
+            .where(Analysis.id.in_(waiting), ready(INFER))
+            .values(model_id=mine, lease_token=Analysis.lease_token + 1)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def _predictor(context: Context) -> Predictor:
@@ -88,13 +102,20 @@ def _load(weights: Path) -> Predictor:
     return Predictor.load(weights)
 
 
-def _film(context: Context, lease: Lease) -> npt.NDArray[Any]:
-    with context.ledger.read() as session:
-        analysis = session.get_one(Analysis, lease.row_id)
-        film_path = session.get_one(Instance, analysis.instance_id).film_path
-    assert film_path is not None, "only decoded films wait for inference"
-    film: npt.NDArray[Any] = np.load(context.spool.absolute(film_path))
-    return film
+def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArray[Any]]]:
+    """Read the films; one that cannot be read is given back by itself."""
+    films = []
+    for lease in leases:
+        try:
+            with context.ledger.read() as session:
+                analysis = session.get_one(Analysis, lease.row_id)
+                film_path = session.get_one(Instance, analysis.instance_id).film_path
+            assert film_path is not None, "only decoded films wait for inference"
+            films.append((lease, np.load(context.spool.absolute(film_path))))
+        except Exception as fault:
+            _log.exception("infer.film_not_read", analysis=lease.row_id)
+            release_failed(context.ledger, lease, fault)
+    return films
 
 
 def _record(context: Context, lease: Lease, prediction: Prediction) -> None:
