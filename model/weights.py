@@ -10,7 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +159,6 @@ def save_weights(
         half_written.write_bytes(piece)
         half_written.replace(target)
     return info
-
-
-def describe(info: WeightsInfo) -> dict[str, Any]:
-    """Return the metadata as plain values, for JSON."""
-    return asdict(info)
 
 
 def _content_digest(content: bytes) -> str:

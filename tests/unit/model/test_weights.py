@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from model.predict import Predictor
 from model.weights import (
     WeightsError,
     default_weights,
-    describe,
     load_weights,
     read_info,
     save_weights,
@@ -86,7 +86,7 @@ def test_missing_metadata_is_named(tmp_path: Path) -> None:
 
 def test_metadata_of_another_kind_is_refused(weights: Path, tmp_path: Path) -> None:
     info, tensors = load_weights(weights)
-    about = {name: value for name, value in describe(info).items() if name != "sha256"}
+    about = {name: value for name, value in asdict(info).items() if name != "sha256"}
     with pytest.raises(WeightsError, match="cannot be understood"):
         save_weights(tmp_path / "a.safetensors", tensors, {**about, "indeterminate": [0.45, None]})
 
@@ -102,7 +102,7 @@ def test_a_changed_byte_is_refused_without_the_hash_beside_it(weights: Path, tmp
 
 def test_tensors_that_do_not_fit_are_refused(weights: Path, tmp_path: Path) -> None:
     info, tensors = load_weights(weights)
-    about = {name: value for name, value in describe(info).items() if name != "sha256"}
+    about = {name: value for name, value in asdict(info).items() if name != "sha256"}
     renamed = {
         name.replace("stages.0.0.conv1.weight", "stages.0.0.conv1.weighs"): tensors[name] for name in tensors
     }
