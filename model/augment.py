@@ -1,7 +1,10 @@
 """Augmentation made for radiographs: what differs between hospitals, machines and years, and not the disease.
 
-Everything works on one film before the percentile stretch, as torchvision v2 transforms on a (1, H, W)
-float32 tensor in [0, 1]. What each stands for:
+First a film borrows from another one, of either class, what is style and no disease (`Borrow`): its
+histogram, its power spectrum, its surroundings. What one class has more often than the other in this set
+(sharper films, blacker backgrounds, other collimation) then says nothing about the label. Everything after
+that works on one film before the percentile stretch, as torchvision v2 transforms on a (1, H, W) float32
+tensor in [0, 1]. What each stands for:
 
 - framing: crop and aspect (children are collimated differently, and the public copies are squashed),
   rotation, shift and shear of a child that was not held straight;
@@ -22,20 +25,27 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import model.torchvision_ops  # noqa: F401
+from model.films import Films
+from model.lungs import between
 
 # isort: split
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 Tensor = torch.Tensor
+Grey = npt.NDArray[np.float32]
+
+RINGS_KEPT = 6
+"""Rings of the slowest spatial frequencies (under two periods a film) that no film borrows: the layout."""
 
 
 def _uniform(low: float, high: float) -> float:
@@ -158,6 +168,140 @@ class Markers(_FilmTransform):
         return film
 
 
+class Borrow:
+    """Give a film the style of another one, so that no style goes with a class.
+
+    Each of four is done by chance, with a partner drawn from all films:
+
+    - the histogram of grey values, wholly or in part;
+    - the power spectrum by spatial frequency (sharpness, edge enhancement, noise, pixel pitch of the source),
+      with the film's own phases and directions (the idea of Fourier domain adaptation, Yang and Soatto, CVPR
+      2020, without the other film's anatomy);
+    - the surroundings: all that lies outside a soft oval about the middle of the film is the partner's;
+    - the body: all but the lung fields is the partner's, brought to the same place; half of the time what
+      lies between the lungs (heart, mediastinum, spine) stays the film's own. The label stays with the lungs.
+
+    Parameters
+    ----------
+    films
+        The films that borrow and lend; with lung fields where `body` is not 0.
+    histogram, spectrum, surround, body
+        Chance of each.
+    """
+
+    def __init__(
+        self, films: Films, histogram: float, spectrum: float, surround: float, body: float = 0.0
+    ) -> None:
+        if body and films.lungs is None:
+            raise ValueError("no body is borrowed without lung fields")
+        self._films = films
+        self._steps = ((borrowed_histogram, histogram), (borrowed_spectrum, spectrum))
+        self._surround, self._body = surround, body
+
+    def __call__(self, index: int) -> Tensor:
+        """Turn one of the films into (1, side, side) float32 around [0, 1]."""
+        grey = _unit(self._films.planes[index])
+        if self._body and torch.rand(()) < self._body:
+            assert self._films.lungs is not None
+            other = self._partner()
+            own = self._films.lungs[index]
+            kept = between(own) if torch.rand(()) < 0.5 else own
+            partner = _unit(self._films.planes[other])
+            grey = borrowed_body(grey, kept, partner, self._films.lungs[other], own)
+        for step, share in self._steps:
+            if torch.rand(()) < share:
+                partner = _unit(self._films.planes[self._partner()])
+                grey = step(grey, partner, _uniform(0.2, 0.8))
+        if torch.rand(()) < self._surround:
+            grey = borrowed_surround(grey, _unit(self._films.planes[self._partner()]))
+        return torch.from_numpy(np.ascontiguousarray(grey, np.float32))[None]
+
+    def _partner(self) -> int:
+        return int(torch.randint(len(self._films), ()))
+
+
+def _unit(plane: npt.NDArray[np.uint8]) -> Grey:
+    return np.asarray(plane.astype(np.float32) / 255.0)
+
+
+def borrowed_histogram(film: Grey, partner: Grey, strength: float) -> Grey:
+    """Move the grey values by `strength` (0 to 1) of the way to the partner's histogram."""
+    levels = np.linspace(0.0, 1.0, 257)
+    shares = [np.cumsum(np.histogram(each, levels)[0]) / each.size for each in (film, partner)]
+    middles = (levels[:-1] + levels[1:]) / 2.0
+    matched = np.interp(np.interp(film, middles, shares[0]), shares[1], middles)
+    return np.asarray(film + strength * (matched - film), np.float32)
+
+
+def borrowed_spectrum(film: Grey, partner: Grey, strength: float) -> Grey:
+    """Scale each ring of spatial frequencies to the partner's amplitude, to the power of `strength`."""
+    rings = _rings(film.shape[0], film.shape[1])
+    spectra = [np.fft.rfft2(each) for each in (film, partner)]
+    # The same number of coefficients in each ring on both sides, so that sums compare as means do.
+    own, other = (np.bincount(rings.ravel(), np.abs(each).ravel()) for each in spectra)
+    gain = np.clip(other / np.maximum(own, 1e-6), 0.1, 10.0) ** strength
+    gain[:RINGS_KEPT] = 1.0
+    return np.asarray(np.fft.irfft2(spectra[0] * gain[rings], s=film.shape), np.float32)
+
+
+@cache
+def _rings(rows: int, columns: int) -> npt.NDArray[np.int64]:
+    """Number of the ring of spatial frequency of every coefficient of `rfft2`; rings widen as octaves do."""
+    radius = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None]) * max(rows, columns)
+    return np.asarray(np.rint(4.0 * np.log2(1.0 + radius)), np.int64)
+
+
+def borrowed_surround(film: Grey, partner: Grey) -> Grey:
+    """Keep an oval (a squircle) about the lungs; it reaches 0.8 to 1 of the half sides."""
+    rows, columns = film.shape
+    down = np.abs(np.linspace(-1.0, 1.0, rows) - _uniform(-0.05, 0.05)) / _uniform(0.8, 1.0)
+    across = np.abs(np.linspace(-1.0, 1.0, columns) - _uniform(-0.05, 0.05)) / _uniform(0.8, 1.0)
+    reach = (down[:, None] ** 4 + across[None] ** 4) ** 0.25
+    own = np.clip((1.0 - reach) / _uniform(0.02, 0.2) + 0.5, 0.0, 1.0)
+    return np.asarray(own * film + (1.0 - own) * partner, np.float32)
+
+
+def borrowed_body(
+    film: Grey,
+    kept: npt.NDArray[np.bool_],
+    partner: Grey,
+    partners_lungs: npt.NDArray[np.bool_],
+    lungs: npt.NDArray[np.bool_],
+) -> Grey:
+    """Put what is `kept` of a film into the partner, whose lungs are brought to the place of the film's.
+
+    Parameters
+    ----------
+    film, partner
+        (side, side) float32.
+    kept, partners_lungs, lungs
+        (h, w) bool, edge to edge over the films.
+    """
+    for axis in (0, 1):
+        places = _to_the_same_place(partners_lungs, lungs, axis, film.shape[axis])
+        below = np.floor(places).astype(np.int64)
+        share = (places - below).astype(np.float32)
+        share = share[:, None] if axis == 0 else share[None]
+        above = np.minimum(below + 1, partner.shape[axis] - 1)
+        partner = np.take(partner, below, axis) * (1.0 - share) + np.take(partner, above, axis) * share
+    mask = Image.fromarray(kept.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(1.0))
+    own = _unit(np.asarray(mask.resize(film.shape[::-1], Image.Resampling.BILINEAR)))
+    return np.asarray(own * film + (1.0 - own) * partner, np.float32)
+
+
+def _to_the_same_place(
+    source: npt.NDArray[np.bool_], target: npt.NDArray[np.bool_], axis: int, side: int
+) -> npt.NDArray[np.float64]:
+    """Where along an axis of the source, in pixels of `side`, lies each pixel of the target's."""
+    (source_low, source_high), (target_low, target_high) = (
+        np.flatnonzero(mask.any(axis=1 - axis))[[0, -1]] for mask in (source, target)
+    )
+    cell = side / target.shape[axis]
+    scale = (source_high - source_low + 1) / (target_high - target_low + 1)
+    places = (np.arange(side) + 0.5 - target_low * cell) * scale + source_low * cell - 0.5
+    return np.asarray(np.clip(places, 0.0, side - 1.0))
+
+
 def _sometimes(transform: Any, share: float) -> Any:
     return v2.RandomApply([transform], p=share)
 
@@ -181,7 +325,7 @@ def film_augmentation(side: int, flip: bool = True) -> v2.Compose:
         v2.RandomHorizontalFlip(0.5 if flip else 0.0),
         _sometimes(Markers(), 0.5),
         _sometimes(v2.RandomAffine(degrees=12, translate=(0.06, 0.06), scale=(0.8, 1.1), shear=5), 0.7),
-        v2.RandomResizedCrop(side, scale=(0.6, 1.0), ratio=(0.75, 1.33), antialias=True),
+        v2.RandomResizedCrop(side, scale=(0.7, 1.0), ratio=(0.75, 1.33), antialias=True),
         _sometimes(Collimate(), 0.3),
         _sometimes(Shading(), 0.4),
         _sometimes(Curve(), 0.8),

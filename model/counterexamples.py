@@ -3,7 +3,9 @@
 No film of another body part is needed. Turned, inverted, cut up and magnified chests share the grey values,
 the noise and the bone texture of real radiographs, and differ in the one thing the gate is about, the layout
 of a chest (the idea of Golan and El-Yaniv, NeurIPS 2018, and of outlier exposure, Hendrycks et al., ICLR
-2019).
+2019). Others are put together or drawn to resemble what a chest is mistaken for: lateral views, limbs,
+slices, photographs. None of them is a claim to know how those really look; they are there in number so that
+what is left is the chest.
 """
 
 from __future__ import annotations
@@ -16,19 +18,27 @@ import numpy.typing as npt
 from PIL import Image
 
 Film = npt.NDArray[Any]
+Grey = npt.NDArray[np.float64]
 Maker = Callable[[Film, np.random.Generator], Film]
 
+SIDE = 112
+"""Side of what is drawn, in pixels."""
 
-def _upside_down(film: Film, rng: np.random.Generator) -> Film:
-    return film[::-1] if rng.random() < 0.5 else film[::-1, ::-1]
 
-
-def _on_its_side(film: Film, rng: np.random.Generator) -> Film:
-    return np.rot90(film, 1 if rng.random() < 0.5 else 3)
+def _turned(quarters: int) -> Maker:
+    return lambda film, rng: np.rot90(film, quarters)
 
 
 def _inverted(film: Film, rng: np.random.Generator) -> Film:
     return np.asarray(film.max() - film)
+
+
+def _inverted_and_turned(film: Film, rng: np.random.Generator) -> Film:
+    return np.rot90(_inverted(film, rng), int(rng.integers(1, 4)))
+
+
+def _tilted(film: Film, rng: np.random.Generator) -> Film:
+    return np.asarray(_plane(film).rotate(rng.uniform(35.0, 325.0), Image.Resampling.BILINEAR))
 
 
 def _shuffled(film: Film, rng: np.random.Generator) -> Film:
@@ -43,19 +53,34 @@ def _shuffled(film: Film, rng: np.random.Generator) -> Film:
 
 
 def _magnified(film: Film, rng: np.random.Generator) -> Film:
-    side = int(film.shape[0] * rng.uniform(0.15, 0.4))
+    side = int(film.shape[0] * rng.uniform(0.15, 0.45))
     top, left = rng.integers(0, film.shape[0] - side, 2)
     return film[top : top + side, left : left + side]
 
 
+def _upper_or_lower_part(film: Film, rng: np.random.Generator) -> Film:
+    """Neck and shoulders, or the abdomen."""
+    rows = int(film.shape[0] * rng.uniform(0.3, 0.5))
+    return film[:rows] if rng.random() < 0.5 else film[-rows:]
+
+
 def _one_half_twice(film: Film, rng: np.random.Generator) -> Film:
-    half = film.shape[0] // 2
-    kind = rng.integers(4)
-    if kind == 0:
-        return np.concatenate([film[:, :half], film[:, :half]], axis=1)
-    if kind == 1:
-        return np.concatenate([film[half:], film[half:]], axis=0)
-    return film[:half] if kind == 2 else film[half:]
+    half, way = film.shape[0] // 2, int(rng.integers(3))
+    if way == 0:
+        return film[:, :half] if rng.random() < 0.5 else film[:, half:]
+    pieces = (film[:, :half], film[half:]) if rng.random() < 0.5 else (film[:, half:], film[:half])
+    return np.concatenate([pieces[way - 1]] * 2, axis=2 - way)
+
+
+def _one_lung_over_the_other(film: Film, rng: np.random.Generator) -> Film:
+    """Both lungs in one place, the spine to one side, air in front and behind: a lateral view."""
+    half = int(film.shape[1] * rng.uniform(0.4, 0.6))
+    share, span = rng.uniform(0.3, 0.7), _span(film)
+    front = share * span[:, :half] + (1.0 - share) * span[:, ::-1][:, :half]
+    behind = front[:, ::-1][:, : int(half * rng.uniform(0.1, 0.6))]
+    air = [np.zeros((len(film), int(half * rng.uniform(0.0, 0.4)))) for _ in range(2)]
+    view = np.concatenate([air[0], front, behind, air[1]], axis=1)
+    return view if rng.random() < 0.5 else view[:, ::-1]
 
 
 def _sheet(film: Film, rng: np.random.Generator) -> Film:
@@ -67,18 +92,30 @@ def _sheet(film: Film, rng: np.random.Generator) -> Film:
     return sheet
 
 
-def _round_field(film: Film, rng: np.random.Generator) -> Film:
-    """A round image on an empty ground: an image intensifier, a slice."""
-    source = _magnified(film, rng) if rng.random() < 0.5 else _on_its_side(film, rng)
-    if rng.random() < 0.3:
-        source = shapes(film.shape[0], rng)
-    source = _span(source)
-    rows, columns = np.mgrid[-1.0 : 1.0 : source.shape[0] * 1j, -1.0 : 1.0 : source.shape[1] * 1j]
-    inside = (rows / rng.uniform(0.8, 1.05)) ** 2 + (columns / rng.uniform(0.8, 1.05)) ** 2 < 1.0
-    return np.where(inside, source, rng.choice([0.0, 0.0, 1.0]))
+def _slice(film: Film, rng: np.random.Generator) -> Film:
+    """A round body on an empty ground: a slice, an image intensifier.
+
+    Inside is a piece of the film, a drawing, or the two lungs at a hard window, flattened as the body lies.
+    """
+    way = rng.random()
+    if way < 0.3:
+        inside = _span(_magnified(film, rng) if way < 0.15 else np.rot90(film))
+    elif way < 0.45:
+        inside = drawn(film, rng)
+    else:
+        top, bottom = len(film) * rng.uniform(0.05, 0.2), len(film) * rng.uniform(0.7, 0.9)
+        lungs = _span(film[int(top) : int(bottom)])
+        inside = np.clip((lungs - rng.uniform(0.3, 0.5)) / rng.uniform(0.1, 0.4), 0.0, 1.0)
+        inside = inside[::-1] if rng.random() < 0.3 else inside
+    inside = _resized(inside, SIDE)
+    rows, columns = _grid(SIDE)
+    flat, wide = rng.uniform(0.6, 1.0), rng.uniform(0.8, 1.05)
+    reach = np.hypot((2.0 * rows - 1.0) / flat, (2.0 * columns - 1.0) / wide)
+    inside = np.where(reach > rng.uniform(0.8, 1.0), rng.uniform(0.3, 1.0), inside)
+    return np.where(reach < 1.0, inside, rng.choice([0.0, 0.0, 1.0]))
 
 
-def _lying_between_borders(film: Film, rng: np.random.Generator) -> Film:
+def _piece_between_borders(film: Film, rng: np.random.Generator) -> Film:
     """A long narrow piece of the film between empty stripes: a limb on its cassette."""
     width = int(film.shape[1] * rng.uniform(0.15, 0.35))
     left = int(rng.integers(0, film.shape[1] - width))
@@ -89,63 +126,70 @@ def _lying_between_borders(film: Film, rng: np.random.Generator) -> Film:
     return ground if rng.random() < 0.6 else np.rot90(ground)
 
 
-def _nothing(film: Film, rng: np.random.Generator) -> Film:
-    return shapes(film.shape[0], rng)
+def _limbs(film: Film, rng: np.random.Generator) -> Film:
+    """One to five long soft bodies with bones inside, on an empty ground, drawn."""
+    rows, columns = _grid(SIDE)
+    image = np.zeros((SIDE, SIDE))
+    for _ in range(int(rng.integers(1, 6))):
+        angle, at = rng.normal(0.0, 0.3), rng.uniform(0.2, 0.8, 2)
+        across = (columns - at[1]) * np.cos(angle) + (rows - at[0]) * np.sin(angle)
+        along = (rows - at[0]) * np.cos(angle) - (columns - at[1]) * np.sin(angle)
+        wide = rng.uniform(0.06, 0.25) * (1.0 + rng.uniform(-0.5, 0.5) * along)
+        body = 0.5 * np.clip(1.5 - 1.5 * np.abs(across / wide) ** 3, 0.0, 1.0)
+        for _ in range(int(rng.integers(1, 3))):
+            off, bone = rng.uniform(-0.4, 0.4) * wide, rng.uniform(0.15, 0.35) * wide
+            inside = np.abs((across - off) / bone)
+            gap = np.abs(along - rng.uniform(-0.4, 0.4)) > 0.02
+            body += gap * (inside < 1.0) * (0.2 + 0.3 * inside**4) * (body > 0.0)
+        image = np.maximum(image, body * (along > rng.uniform(-1.0, -0.3)))
+    image += rng.uniform(0.0, 0.05) * rng.standard_normal(image.shape)
+    return image if rng.random() < 0.6 else np.rot90(image)
 
 
-MAKERS: tuple[Maker, ...] = (
-    _upside_down,
-    _upside_down,
-    _on_its_side,
-    _on_its_side,
-    _inverted,
-    _shuffled,
-    _shuffled,
-    _magnified,
-    _one_half_twice,
-    _sheet,
-    _round_field,
-    _lying_between_borders,
-    _nothing,
-)
+def _photograph(film: Film, rng: np.random.Generator) -> Film:
+    """Things that hide each other, each with a shade and a texture of its own.
 
-
-def counterexample(film: Film, rng: np.random.Generator) -> Film:
-    """Make one film that is no upright frontal chest out of one that is.
-
-    Parameters
-    ----------
-    film
-        (side, side), any real dtype.
-    rng
-        Decides what is made.
-
-    Returns
-    -------
-    numpy.ndarray
-        2-D, of any shape and scale.
+    The dead leaves model of natural images (Lee, Mumford and Huang, IJCV 2001): sizes fall with the third
+    power, so that it looks alike at every scale.
     """
-    maker = MAKERS[int(rng.integers(len(MAKERS)))]
-    return np.ascontiguousarray(maker(film, rng))
+    rows, columns = _grid(SIDE)
+    image = clouds(SIDE, rng) + rng.uniform(-3.0, 3.0) * rows
+    texture = clouds(SIDE, rng)
+    smallest = rng.uniform(0.03, 0.2)
+    for _ in range(int(rng.integers(5, 60))):
+        size = min(smallest / np.sqrt(1.0 - rng.random()), 0.6)
+        angle, shape = rng.uniform(0.0, np.pi), rng.uniform(0.3, 1.0)
+        across, down = columns - rng.random(), rows - rng.random()
+        along = (across * np.cos(angle) + down * np.sin(angle)) / size
+        aside = (down * np.cos(angle) - across * np.sin(angle)) / (size * shape)
+        inside = (along**2 + aside**2 if rng.random() < 0.6 else np.maximum(along**2, aside**2)) < 1.0
+        light = rng.normal(0.0, 2.0) + rng.uniform(0.0, 1.0) * along
+        image = np.where(inside, light + rng.uniform(0.0, 1.0) * texture, image)
+    return image
 
 
-def shapes(side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Draw an image without anatomy: noise, clouds, gradients, soft bodies; (side, side) float64."""
-    rows, columns = np.mgrid[0 : 1 : side * 1j, 0 : 1 : side * 1j]
-    kind = int(rng.integers(5))
-    if kind == 0:
-        return rng.random((side, side))
-    if kind == 1:
-        frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
-        falling = (frequency + 1.0 / side) ** rng.uniform(0.5, 2.5)
-        spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / falling
-        return np.asarray(np.fft.irfft2(spectrum, s=(side, side)), np.float64)
-    if kind == 2:
+def clouds(side: int, rng: np.random.Generator) -> Grey:
+    """Draw noise whose amplitude falls with some power of the frequency: (side, side), spread 1."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    falling = (frequency + 1.0 / side) ** rng.uniform(0.5, 2.5)
+    image = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) / falling, s=(side, side))
+    return np.asarray(image / image.std(), np.float64)
+
+
+def drawn(film: Film, rng: np.random.Generator) -> Grey:
+    """Draw an image without anatomy: noise, clouds, gradients, soft bodies; `film` plays no part."""
+    rows, columns = _grid(SIDE)
+    way = int(rng.integers(5))
+    if way == 0:
+        return rng.random((SIDE, SIDE))
+    if way == 1:
+        return clouds(SIDE, rng)
+    if way == 2:
         angle = rng.uniform(0.0, 2.0 * np.pi)
         return np.asarray(np.cos(angle) * columns + np.sin(angle) * rows, np.float64)
-    if kind == 3:
+    if way == 3:
         return np.asarray(np.hypot(columns - rng.random(), rows - rng.random()), np.float64)
-    image = 0.02 * rng.standard_normal((side, side))
+    image = 0.02 * rng.standard_normal((SIDE, SIDE))
     for _ in range(int(rng.integers(1, 6))):
         angle = rng.uniform(0.0, np.pi)
         across, down = columns - rng.random(), rows - rng.random()
@@ -155,9 +199,59 @@ def shapes(side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return image
 
 
-def _span(film: Film) -> npt.NDArray[np.float64]:
+KINDS: dict[str, Maker] = {
+    "head to the left": _turned(1),
+    "upside down": _turned(2),
+    "head to the right": _turned(3),
+    "inverted": _inverted,
+    "inverted and turned": _inverted_and_turned,
+    "tilted": _tilted,
+    "shuffled": _shuffled,
+    "magnified": _magnified,
+    "upper or lower part": _upper_or_lower_part,
+    "one half": _one_half_twice,
+    "one lung over the other": _one_lung_over_the_other,
+    "sheet": _sheet,
+    "slice": _slice,
+    "piece between borders": _piece_between_borders,
+    "limbs": _limbs,
+    "photograph": _photograph,
+    "drawn": drawn,
+}
+
+
+def counterexample(kind: str, film: Film, rng: np.random.Generator) -> Film:
+    """Make one film that is no upright frontal chest out of one that is.
+
+    Parameters
+    ----------
+    kind
+        One of `KINDS`.
+    film
+        (side, side), any real dtype.
+    rng
+        Decides what is left to chance.
+
+    Returns
+    -------
+    numpy.ndarray
+        2-D, of any shape and scale.
+    """
+    return np.ascontiguousarray(KINDS[kind](film, rng))
+
+
+def _span(film: Film) -> Grey:
     low, high = float(film.min()), float(film.max())
     return (film.astype(np.float64) - low) / max(high - low, 1e-6)
+
+
+def _grid(side: int) -> tuple[Grey, Grey]:
+    rows, columns = np.mgrid[0 : 1 : side * 1j, 0 : 1 : side * 1j]
+    return rows, columns
+
+
+def _resized(film: Film, side: int) -> Grey:
+    return np.asarray(_plane(film).resize((side, side), Image.Resampling.BILINEAR), np.float64)
 
 
 def _plane(film: Film) -> Image.Image:

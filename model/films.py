@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.preprocess import ImageError, read_image
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 SUFFIXES = {".jpeg", ".jpg", ".png"}
+_PATTERN = re.compile(r"_(bacteria|virus)_", re.IGNORECASE)
 
 
 class DataError(Exception):
@@ -27,6 +29,42 @@ class LabelledFilm:
 
     path: Path
     label: int
+
+    @property
+    def bacterial(self) -> int:
+        """1 for a bacterial, 0 for a viral pneumonia, -1 where the file name does not say (public set)."""
+        found = _PATTERN.search(self.path.stem)
+        return -1 if self.label == 0 or found is None else int(found[1].lower() == "bacteria")
+
+
+@dataclass(frozen=True, eq=False)
+class Films:
+    """Films in memory and what is known of them.
+
+    Attributes
+    ----------
+    planes
+        (n, side, side) uint8.
+    labels
+        (n,) int64, 1 for pneumonia.
+    bacterial
+        (n,) int64: 1 for bacterial, 0 for viral, -1 for unknown or no pneumonia.
+    lungs
+        (n, h, w) bool, the lung fields edge to edge on a coarser grid, or None where nobody looked for them.
+    """
+
+    planes: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    bacterial: npt.NDArray[np.int64]
+    lungs: npt.NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.planes)
+
+    def at(self, indices: npt.NDArray[np.int64]) -> Films:
+        """Return some of the films."""
+        lungs = None if self.lungs is None else self.lungs[indices]
+        return Films(self.planes[indices], self.labels[indices], self.bacterial[indices], lungs)
 
 
 def find_films(data: Path, splits: tuple[str, ...]) -> list[LabelledFilm]:

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.augment import film_augmentation
+from model.augment import Borrow, film_augmentation
+from model.films import Films
 from model.network import Network
 from model.preprocess import model_input
 from model.recipe import Metrics, Progress, Recipe
@@ -33,9 +34,14 @@ class ResumeError(Exception):
 class _TrainingFilms(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Augmented films of one epoch; a film's draw depends on seed, epoch and index only, not on who draws."""
 
-    def __init__(self, films: Stack, labels: Labels, recipe: Recipe, epoch: int) -> None:
-        self._films, self._labels = films, labels
+    def __init__(self, films: Films, recipe: Recipe, epoch: int) -> None:
+        self._films = films
+        self._targets = np.stack([films.labels, films.bacterial], axis=1)
         self._size, self._seed = recipe.size(epoch), (recipe.seed * 1009 + epoch) * 1_000_003
+        self._share = recipe.augmented(epoch)
+        self._borrow = Borrow(
+            films, recipe.histogram, recipe.spectrum, recipe.surround, recipe.body_at(epoch)
+        )
         self._augment = film_augmentation(recipe.film_side, recipe.flip)
 
     def __len__(self) -> int:
@@ -44,15 +50,18 @@ class _TrainingFilms(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed + index)
-            film = self._augment(torch.from_numpy(self._films[index])[None].float() / 255.0)
+            if self._share >= 1.0 or torch.rand(()) < self._share:
+                film = self._augment(self._borrow(index))
+            else:
+                film = torch.from_numpy(self._films.planes[index])[None].float() / 255.0
         plane = model_input(film[0].numpy(), self._size)
-        return torch.from_numpy(plane)[None], torch.tensor(float(self._labels[index]))
+        return torch.from_numpy(plane)[None], torch.from_numpy(self._targets[index])
 
 
 def logits_of(
     network: nn.Module, films: Stack, size: int, device: torch.device, batch: int = 64
 ) -> npt.NDArray[Any]:
-    """Score films as they are, without augmentation: (n,) float64 logits."""
+    """Score films as they are, without augmentation: (n, 2) float64 logits, as `Network.forward` gives."""
     network.eval()
     scores: list[torch.Tensor] = []
     with torch.inference_mode():
@@ -64,24 +73,26 @@ def logits_of(
 
 
 def class_weights(labels: Labels) -> tuple[float, float]:
-    """Weights that give both classes half of the loss.
+    """Weights for label 0 and label 1 that give both classes half of the loss.
 
     The public set has nearly three pneumonias to one normal. Weighting keeps every film once an epoch, where
     oversampling would repeat the few normals and undersampling would drop pneumonias.
     """
     positives = int(labels.sum())
     negatives = len(labels) - positives
+    if not positives or not negatives:
+        return 0.0, 0.0  # one class alone teaches nothing
     return len(labels) / (2.0 * negatives), len(labels) / (2.0 * positives)
 
 
 def fit(
-    training: tuple[Stack, Labels],
-    validation: tuple[Stack, Labels],
+    training: Films,
+    validation: Films,
     recipe: Recipe,
     *,
     checkpoint: Path,
     log: Path,
-    measure: Callable[[npt.NDArray[Any], Labels], Metrics],
+    measure: Callable[[npt.NDArray[Any], Films], Metrics],
     on_progress: Callable[[Progress], None] | None = None,
     device: torch.device | None = None,
     loaders: int = 0,
@@ -92,7 +103,7 @@ def fit(
     Parameters
     ----------
     training, validation
-        Films (n, side, side) uint8 and labels (n,).
+        Planes of the same side, and labels.
     recipe
         Everything that decides the result.
     checkpoint
@@ -100,7 +111,7 @@ def fit(
     log
         CSV with one row an epoch.
     measure
-        From validation logits and labels to figures; "loss" among them decides which epoch is kept.
+        From validation logits (n, 2) and films to figures; "loss" among them decides which epoch is kept.
     on_progress
         Called after every batch, and with the figures after every epoch.
     device
@@ -125,28 +136,33 @@ def fit(
     state: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0, "kept": None, "history": []}
     if checkpoint.exists():
         state = learner.resume(checkpoint)
+        _write_log(log, state["history"])
     tell = on_progress or (lambda now: None)
-    batches = math.ceil(len(training[0]) / recipe.batch)
-    last = recipe.epochs if stop_after is None else min(recipe.epochs, state["epoch"] + stop_after)
+    batches = math.ceil(len(training) / recipe.batch)
+    epochs = recipe.epochs + recipe.settle
+    last = epochs if stop_after is None else min(epochs, state["epoch"] + stop_after)
 
-    while state["epoch"] < last and state["epoch"] - state["best_epoch"] < recipe.patience:
+    while state["epoch"] < last:
+        if state["epoch"] < recipe.epochs and state["epoch"] - state["best_epoch"] >= recipe.patience:
+            state["epoch"] = recipe.epochs  # no better for long: settle
         epoch, started = state["epoch"], time.monotonic()
         losses: list[float] = []
         for loss in learner.epoch(training, epoch, loaders):
             losses.append(loss)
-            tell(Progress(epoch + 1, recipe.epochs, len(losses), batches, float(np.mean(losses[-50:]))))
-        metrics = measure(logits_of(learner.averaged, validation[0], recipe.sizes[1], device), validation[1])
+            tell(Progress(epoch + 1, epochs, len(losses), batches, float(np.mean(losses[-50:]))))
+        logits = logits_of(learner.averaged, validation.planes, recipe.size(epoch), device)
+        metrics = measure(logits, validation)
         row = {"epoch": epoch + 1, "size": recipe.size(epoch), "training_loss": float(np.mean(losses))}
         row |= {f"validation_{name}": value for name, value in metrics.items()}
         state["history"].append(row | {"seconds": round(time.monotonic() - started, 1)})
         state["epoch"] = epoch + 1
         # Before it has trained at the size it serves at, it is not judged: each epoch replaces the last.
-        judged = metrics["loss"] if recipe.size(epoch) == recipe.sizes[1] else math.inf
+        judged = metrics["loss"] if recipe.size(epoch) == recipe.sizes[-1] else math.inf
         if judged <= state["best"]:
             state |= {"best": judged, "best_epoch": epoch + 1, "kept": learner.averaged_weights()}
         learner.save(checkpoint, state)
         _write_log(log, state["history"])
-        tell(Progress(epoch + 1, recipe.epochs, batches, batches, row["training_loss"], metrics))
+        tell(Progress(epoch + 1, epochs, batches, batches, row["training_loss"], metrics))
 
     kept = Network(recipe.dropout)
     kept.load_state_dict({name: tensor.cpu() for name, tensor in state["kept"].items()})
@@ -159,7 +175,7 @@ class _Learner:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
         self._recipe, self._device = recipe, device
-        self._network = Network(recipe.dropout)
+        self._network = Network(recipe.dropout, recipe.mixed_style)
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         follow = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(self._network, multi_avg_fn=follow, use_buffers=True)
@@ -174,11 +190,14 @@ class _Learner:
             lr=recipe.rate,
         )
 
-    def epoch(self, training: tuple[Stack, Labels], epoch: int, loaders: int) -> Iterator[float]:
+    def epoch(self, training: Films, epoch: int, loaders: int) -> Iterator[float]:
         """Run one epoch, yielding the loss of every batch."""
         recipe, cuda = self._recipe, self._device.type == "cuda"
+        known = training.bacterial[training.bacterial >= 0]
+        classes = class_weights(training.labels) if recipe.balanced else (1.0, 1.0)
+        weights = torch.tensor([classes, class_weights(known)], device=self._device)
         loader = torch.utils.data.DataLoader(
-            _TrainingFilms(*training, recipe, epoch),
+            _TrainingFilms(training, recipe, epoch),
             batch_size=recipe.batch,
             shuffle=True,
             generator=torch.Generator().manual_seed(recipe.seed * 1009 + epoch),
@@ -187,22 +206,16 @@ class _Learner:
         )
         # Dropout draws from the global generator; seeding it here makes an epoch the same after a resume.
         torch.manual_seed(recipe.seed * 1009 + epoch)
-        negative, positive = class_weights(training[1])
         self._network.train()
-        for step, (films, labels) in enumerate(loader):
-            share = (epoch + step / len(loader)) / recipe.epochs
+        for step, (films, targets) in enumerate(loader):
             for part in self._optimiser.param_groups:
-                part["lr"] = recipe.rate * _schedule(share, recipe.warmup)
+                part["lr"] = recipe.learning_rate(epoch + step / len(loader))
             planes = films.to(self._device, memory_format=torch.channels_last, non_blocking=True)
-            truth = labels.to(self._device, non_blocking=True)
+            truth = targets.to(self._device, non_blocking=True)
             # bfloat16 has the range of float32, so no gradient scaler is needed.
-            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=cuda):
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=cuda or recipe.half):
                 logits = self._network(planes)
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                logits.float(),
-                truth * (1.0 - recipe.smoothing) + recipe.smoothing / 2.0,
-                weight=torch.where(truth > 0.5, positive, negative),
-            )
+            loss = _loss(logits.float(), truth, weights, recipe)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
@@ -233,7 +246,8 @@ class _Learner:
         """Take everything from a checkpoint and return the state beside the tensors."""
         try:
             content = torch.load(checkpoint, map_location=self._device, weights_only=True)
-            mine, theirs = asdict(self._recipe), content["recipe"]
+            # What an older checkpoint does not know was what is the default now.
+            mine, theirs = asdict(self._recipe), asdict(Recipe()) | content["recipe"]
         except (OSError, RuntimeError, KeyError, UnpicklingError) as fault:
             raise ResumeError(f"{checkpoint} is no readable checkpoint; delete it to start anew") from fault
         other = sorted(name for name in mine if mine[name] != theirs.get(name))
@@ -249,11 +263,12 @@ class _Learner:
         return state
 
 
-def _schedule(share: float, warmup: float) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
-    if share < warmup:
-        return max(share / warmup, 0.01)
-    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (share - warmup) / (1.0 - warmup)))
+def _loss(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Class-balanced cross entropy of both heads; the second learns from pneumonias of known kind only."""
+    smooth = truth.clamp(min=0) * (1.0 - recipe.smoothing) + recipe.smoothing / 2.0
+    each = nn.functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+    each = each * torch.where(truth > 0, weights[:, 1], weights[:, 0]) * (truth >= 0)
+    return (each[:, 0] + recipe.pattern * each[:, 1]).mean()
 
 
 def _write_log(log: Path, history: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The residual network: one grey channel in, one logit and its exact class activation map out."""
+"""The residual network: one grey channel in, two logits and an exact class activation map out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import model.torchvision_ops  # noqa: F401
 # isort: split
 from torchvision.models.resnet import BasicBlock
 
-ARCHITECTURE = "resnet18-stride16"
+ARCHITECTURE = "resnet18-stride16-pattern"
 WIDTHS = (64, 128, 256, 256)
 
 
@@ -23,13 +23,17 @@ class Explained(NamedTuple):
     ----------
     logits
         (n,) log-odds of pneumonia before calibration.
+    pattern
+        (n,) log-odds that a pneumonia is bacterial rather than viral, before calibration; of no meaning where
+        there is none.
     activation
-        (n, h, w) contribution of each cell; its sum plus the head's bias is the logit.
+        (n, h, w) contribution of each cell to the logit; its sum plus the head's bias is the logit.
     maps
         Feature map of every stage, (n, channels, rows, columns), for `model.gate`.
     """
 
     logits: torch.Tensor
+    pattern: torch.Tensor
     activation: torch.Tensor
     maps: tuple[torch.Tensor, ...]
 
@@ -42,8 +46,9 @@ class Network(nn.Module):
     of 8 x 8 instead of 4 x 4 cells at 128 pixels.
     """
 
-    def __init__(self, dropout: float = 0.2) -> None:
+    def __init__(self, dropout: float = 0.2, mixed_style: float = 0.0) -> None:
         super().__init__()
+        self._mixed_style = mixed_style
         self.stem = nn.Sequential(
             nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(64),
@@ -56,7 +61,7 @@ class Network(nn.Module):
             self.stages.append(nn.Sequential(_block(channels, width, stride), _block(width, width, 1)))
             channels = width
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, 1)
+        self.head = nn.Linear(channels, 2)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -67,18 +72,20 @@ class Network(nn.Module):
     def stage_maps(self, films: torch.Tensor) -> list[torch.Tensor]:
         """Run the body on (n, 1, size, size) and keep the map of every stage."""
         maps = [self.stem(films)]
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages):
             maps.append(stage(maps[-1]))
+            if self.training and number < 2 and torch.rand(()) < self._mixed_style:
+                maps[-1] = _mixed(maps[-1])
         return maps[1:]
 
     def forward(self, films: torch.Tensor) -> torch.Tensor:
-        """Return the (n,) logits of (n, 1, size, size) films."""
+        """Return the (n, 2) logits of (n, 1, size, size) films: of pneumonia, and of its being bacterial."""
         pooled = self.stage_maps(films)[-1].mean(dim=(2, 3))
         logits: torch.Tensor = self.head(self.dropout(pooled))
-        return logits[:, 0]
+        return logits
 
     def explain(self, films: torch.Tensor) -> Explained:
-        """Return logits, class activation map and stage maps of (n, 1, size, size) films in one pass.
+        """Return both logits, class activation map and stage maps of (n, 1, size, size) films in one pass.
 
         With global average pooling and a linear head the map is exact (Zhou et al., CVPR 2016): each cell's
         weighted features, divided by the number of cells, are its share of the logit.
@@ -87,8 +94,19 @@ class Network(nn.Module):
         last = maps[-1]
         cells = last.shape[2] * last.shape[3]
         activation = torch.einsum("nchw,c->nhw", last, self.head.weight[0]) / cells
-        logits = activation.sum(dim=(1, 2)) + self.head.bias
-        return Explained(logits, activation, tuple(maps))
+        logits = activation.sum(dim=(1, 2)) + self.head.bias[0]
+        pattern = last.mean(dim=(2, 3)) @ self.head.weight[1] + self.head.bias[1]
+        return Explained(logits, pattern, activation, tuple(maps))
+
+
+def _mixed(maps: torch.Tensor) -> torch.Tensor:
+    """Mix each film's mean and spread of every channel with another film's (MixStyle)."""
+    spread, mean = (each.detach() for each in torch.std_mean(maps.float(), dim=(2, 3), keepdim=True))
+    spread = spread + 1e-4
+    share = torch.distributions.Beta(0.2, 0.2).sample((len(maps), 1, 1, 1)).to(maps.device)
+    other = torch.randperm(len(maps), device=maps.device)
+    mixed = (maps - mean) / spread * (share * spread + (1.0 - share) * spread[other])
+    return (mixed + share * mean + (1.0 - share) * mean[other]).to(maps.dtype)
 
 
 def _block(channels: int, width: int, stride: int) -> BasicBlock:

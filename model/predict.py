@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,34 @@ import torch
 
 from model.calibrate import probabilities
 from model.gate import Gate, gate_features
+from model.hanging import HANGINGS, PUT_RIGHT
 from model.network import ARCHITECTURE, Network
-from model.prediction import NEAR_THRESHOLD, NOT_A_CHEST, Finding, Prediction, finding_for
+from model.prediction import NEAR_THRESHOLD, NOT_A_CHEST, Finding, Prediction, finding_for, pattern_for
 from model.preprocess import model_input
 from model.weights import Tensors, WeightsError, WeightsInfo, default_weights, load_weights
 
 BATCH = 32
+
+
+class Scores(NamedTuple):
+    """The numbers of n films, before anything is concluded from them.
+
+    Attributes
+    ----------
+    probability
+        (n,) float64, calibrated probability of pneumonia.
+    bacterial
+        (n,) float64, calibrated probability that a pneumonia is bacterial rather than viral.
+    gate_distance
+        (n,) float64; above the weights' gate threshold a film is no upright frontal chest.
+    activation
+        (n, h, w) float32, contribution of each cell to the log-odds, before calibration.
+    """
+
+    probability: npt.NDArray[np.float64]
+    bacterial: npt.NDArray[np.float64]
+    gate_distance: npt.NDArray[np.float64]
+    activation: npt.NDArray[np.float32]
 
 
 class Predictor:
@@ -66,44 +89,64 @@ class Predictor:
         Returns
         -------
         list of Prediction
-            One a film. Those that the gate refuses have no probability and no activation map.
+            One a film. Those that the gate refuses have no probability and no activation map, unless they
+            are a chest that only hangs wrongly: that one is put right, analysed, and flagged; its activation
+            map covers the film as it was given.
         """
-        found: list[Prediction] = []
-        for scored in self._batches(films):
-            found += [self._prediction(*each) for each in zip(*scored, strict=True)]
+        found = self._scored(films) if len(films) else []
+        for index, refused in enumerate(found):
+            if refused.finding is Finding.NOT_ANALYSED:
+                found[index] = self._put_right(films[index]) or refused
         return found
 
-    def score(self, films: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return calibrated probabilities and gate distances, (n,) float64 each, without refusing anything.
+    def score(self, films: Sequence[npt.NDArray[Any]]) -> Scores:
+        """Return the numbers alone, as the films lie, without refusing anything.
 
         This is for evaluation, where every film counts; reports are made from `predict`.
         """
-        rows = [(scored[0], scored[2]) for scored in self._batches(films)]
-        return np.concatenate([row[0] for row in rows]), np.concatenate([row[1] for row in rows])
+        return Scores(*(np.concatenate(parts) for parts in zip(*self._batches(films), strict=True)))
 
-    def _batches(self, films: Sequence[npt.NDArray[Any]]) -> list[tuple[npt.NDArray[Any], ...]]:
+    def _scored(self, films: Sequence[npt.NDArray[Any]]) -> list[Prediction]:
+        return [self._prediction(*each) for each in zip(*self.score(films), strict=True)]
+
+    def _put_right(self, film: npt.NDArray[Any]) -> Prediction | None:
+        """Analyse a film that was refused as it lies in the one other hanging that looks like a chest."""
+        tried = self._scored([hanging.apply(film) for hanging in HANGINGS])
+        hanging, best = min(zip(HANGINGS, tried, strict=True), key=lambda each: each[1].gate_distance)
+        if best.activation is None or best.gate_distance > PUT_RIGHT:
+            return None
+        activation = np.ascontiguousarray(hanging.take_back(best.activation))
+        return replace(best, activation=activation, flags=(*best.flags, hanging.flag))
+
+    def _batches(self, films: Sequence[npt.NDArray[Any]]) -> list[Scores]:
         return [self._forward(films[start : start + BATCH]) for start in range(0, len(films), BATCH)]
 
-    def _forward(self, films: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], ...]:
-        """Probabilities (n,), activation maps (n, h, w) and gate distances (n,) of one batch."""
+    def _forward(self, films: Sequence[npt.NDArray[Any]]) -> Scores:
         planes = np.stack([model_input(film, self.info.input_size) for film in films])
-        with torch.inference_mode():
+        # Without TF32, CUDA's convolutions are as exact as the processor's.
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             tensor = torch.from_numpy(planes)[:, None].to(self._device, memory_format=torch.channels_last)
             explained = self._network.explain(tensor)
-            logits = explained.logits.double().cpu().numpy()
+            logits, patterns = (each.double().cpu().numpy() for each in (explained.logits, explained.pattern))
             activation = explained.activation.float().cpu().numpy()
             distances = self._gate.distances(gate_features(explained))
-        return probabilities(logits, *self.info.calibration), activation, distances
+        return Scores(
+            probabilities(logits, *self.info.calibration),
+            probabilities(patterns, *self.info.pattern_calibration),
+            distances,
+            activation,
+        )
 
     def _prediction(
-        self, probability: float, activation: npt.NDArray[np.float32], distance: float
+        self, probability: float, bacterial: float, distance: float, activation: npt.NDArray[np.float32]
     ) -> Prediction:
         distance = float(distance)
         if not distance <= self.info.gate_threshold:
             return Prediction(None, Finding.NOT_ANALYSED, NOT_A_CHEST, None, None, (), distance)
         finding = finding_for(float(probability), self.info.threshold, self.info.indeterminate)
         reason = NEAR_THRESHOLD if finding is Finding.INDETERMINATE else None
-        return Prediction(float(probability), finding, reason, shown(activation), None, (), distance)
+        pattern = pattern_for(finding, float(bacterial), self.info.pattern_confidence)
+        return Prediction(float(probability), finding, reason, shown(activation), pattern, (), distance)
 
 
 def shown(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

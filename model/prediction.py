@@ -39,7 +39,7 @@ class Prediction:
         It covers the whole film edge to edge: cell (i, j) lies over the film's rows i/h to (i+1)/h and
         columns j/w to (j+1)/w. None when the film was not analysed.
     pattern
-        "bacterial" or "viral" where the weights tell them apart; these do not.
+        "bacterial" or "viral" when the finding is present and the weights are confident; else None.
     flags
         Short words for whatever else a reader should know.
     gate_distance
@@ -53,6 +53,19 @@ class Prediction:
     pattern: str | None
     flags: tuple[str, ...]
     gate_distance: float
+
+
+def pattern_for(finding: Finding, bacterial: float, confidence: float) -> str | None:
+    """Name the pattern of a positive, or None when neither is at least as probable as `confidence`.
+
+    Parameters
+    ----------
+    bacterial
+        Calibrated probability in [0, 1] that the pneumonia is bacterial rather than viral.
+    """
+    if finding is not Finding.PRESENT or max(bacterial, 1.0 - bacterial) < confidence:
+        return None
+    return "bacterial" if bacterial >= 0.5 else "viral"
 
 
 def finding_for(probability: float, threshold: float, band: tuple[float, float] | None) -> Finding:

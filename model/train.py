@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,25 @@ import torch
 
 from model import metrics
 from model.augment import augmented
-from model.calibrate import Calibration, balanced_weights, calibrate, platt, probabilities
-from model.counterexamples import counterexample
-from model.films import DataError, find_films, load_films
+from model.calibrate import (
+    Calibration,
+    PatternCalibration,
+    balanced_weights,
+    calibrate,
+    calibrate_pattern,
+    platt,
+    probabilities,
+)
+from model.counterexamples import KINDS, counterexample
+from model.films import DataError, Films
 from model.fit import ResumeError, Stack, fit
-from model.gate import THRESHOLD, Gate, fit_gate, gate_features
+from model.gate import STAGE, THRESHOLD, Gate, fit_gate, gate_features, pooled
+from model.holdout import HoldOut, hold_out
+from model.lungs import lung_fields
 from model.network import ARCHITECTURE, Network
 from model.preprocess import model_input
 from model.progress import Bar
 from model.recipe import Progress, Recipe
-from model.splits import fingerprints, group, grouped_fold, near_duplicates, patient_of
 from model.weights import WeightsError, WeightsInfo, save_weights
 
 STRESSED_COPIES = 4
@@ -54,7 +64,8 @@ def train(
     """Train, calibrate, fit the gate and write one weights file.
 
     Beside `out` come `<stem>.checkpoint.pt` (an interrupted run goes on from it), `<stem>.csv` (one row an
-    epoch) and `<stem>.validation.json` (the split's sizes and the figures on grouped validation).
+    epoch), `<stem>.films.csv` (the validation films, for `hilum evaluate --labels`) and
+    `<stem>.validation.json` (the split's sizes and the figures on grouped validation).
 
     Parameters
     ----------
@@ -87,21 +98,17 @@ def train(
     stage = on_stage or (lambda words: None)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stage("reading the films")
-    listed = find_films(data, ("train", "val"))
-    films = load_films(listed, recipe.film_side)
-    labels = np.array([film.label for film in listed], dtype=np.int64)
-    groups = group([patient_of(film.path.stem) for film in listed], near_duplicates(fingerprints(films)))
-    training, validation = grouped_fold(labels, groups, recipe.folds, recipe.fold, recipe.seed)
-    for side, chosen_films in (("training", training), ("validation", validation)):
-        if len(set(labels[chosen_films].tolist())) < 2:
-            raise DataError(
-                f"{data}: too few patients for {recipe.folds} folds, one class is missing in {side}"
-            )
+    held = hold_out(data, recipe)
+    training, validation = held.films.at(held.training), held.films.at(held.validation)
+    if recipe.body:
+        stage("finding the lungs")
+        training = replace(training, lungs=lung_fields(training.planes))
 
     stage("training")
+    _write_labels(data, held, out.with_suffix(".films.csv"))
     network = fit(
-        (films[training], labels[training]),
-        (films[validation], labels[validation]),
+        training,
+        validation,
         recipe,
         checkpoint=out.with_suffix(".checkpoint.pt"),
         log=out.with_suffix(".csv"),
@@ -120,37 +127,54 @@ def train(
     network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     stage("calibrating")
-    size, held = recipe.sizes[1], films[validation]
-    logits, plain = _pass(network, held, size, chosen)
-    copies = (augmented(held, recipe.seed, copy, recipe.flip) for copy in range(STRESSED_COPIES))
-    passes = [_pass(network, copy, size, chosen) for copy in copies]
-    stressed = np.stack([scores for scores, _ in passes])
-    calibration = calibrate(logits, labels[validation], stressed)
+    size = recipe.sizes[-1]
+    plain = _pass(network, validation.planes, size, chosen)
+    copies = (augmented(validation.planes, recipe.seed, copy, recipe.flip) for copy in range(STRESSED_COPIES))
+    stressed = [_pass(network, copy, size, chosen) for copy in copies]
+    calibration = calibrate(plain.logits, validation.labels)
+    pattern = calibrate_pattern(plain.patterns, validation.bacterial)
 
     stage("fitting the gate")
-    held_out = np.concatenate([plain, *(features for _, features in passes)])
-    gate = _gate(network, films[training], held_out, recipe, chosen)
+    chests = np.concatenate([each.features for each in (plain, *stressed)])
+    gate = _gate(network, training.planes, chests, recipe, chosen)
 
     stage("writing the weights")
     name, _, version = out.stem.rpartition("-")
     info = save_weights(
         out,
         stored | {name: _half(tensor) for name, tensor in gate.tensors().items()},
-        _about(name or out.stem, version if name else "0", recipe, calibration),
+        _about(name or out.stem, version if name else "0", recipe, calibration, pattern),
     )
-    report = _report(info, logits, stressed, labels[validation], calibration)
-    report |= {"films": len(listed), "groups": len(set(groups.tolist())), "training_films": len(training)}
-    report |= {"recipe": asdict(recipe)}
+    report = _report(info, plain, stressed, validation)
+    report |= {"films": len(held.films), "groups": len(set(held.groups.tolist()))}
+    report |= {"training_films": len(training), "recipe": asdict(recipe)}
+    with out.with_suffix(".csv").open(newline="") as stream:
+        report["log"] = list(csv.DictReader(stream))
+    report["device"] = chosen.type
     out.with_suffix(".validation.json").write_text(json.dumps(report, indent=2) + "\n")
     return info
 
 
-def validation_metrics(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> dict[str, float]:
+def _write_labels(data: Path, held: HoldOut, path: Path) -> None:
+    """List the validation films as `hilum evaluate --labels` reads them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "label", "kind", "patient"])
+        for index in held.validation:
+            film = held.listed[index]
+            kind = {1: "bacterial", 0: "viral"}.get(film.bacterial, "")
+            writer.writerow([film.path.relative_to(data), film.label, kind, held.groups[index]])
+
+
+def validation_metrics(both: npt.NDArray[Any], films: Films) -> dict[str, float]:
     """Balanced log loss after calibration (which decides the epoch), AUC, and rates at a logit of 0.
 
     The loss is taken after Platt's map because the weights are calibrated anyway: label smoothing and class
-    weights shift and shrink the logits, which says nothing about the epoch.
+    weights shift and shrink the logits, which says nothing about the epoch. `both` are the logits (n, 2) of
+    the two heads.
     """
+    logits, labels = both[:, 0], films.labels
     slope, intercept = platt(logits, labels)
     signed = np.where(labels == 1, -1.0, 1.0) * (slope * logits + intercept)
     losses = np.logaddexp(0.0, signed)
@@ -158,9 +182,17 @@ def validation_metrics(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) 
     return {
         "loss": float((losses * balanced_weights(labels)).sum()),
         "auc": metrics.auc(logits, labels),
-        "sens": rates["sensitivity"],
-        "spec": rates["specificity"],
+        "sens": float(rates["sensitivity"]),
+        "spec": float(rates["specificity"]),
+        "pattern_auc": _pattern_auc(both[:, 1], films.bacterial),
     }
+
+
+def _pattern_auc(patterns: npt.NDArray[Any], bacterial: npt.NDArray[np.int64]) -> float:
+    known = bacterial >= 0
+    if len(set(bacterial[known].tolist())) < 2:
+        return 0.5
+    return metrics.auc(patterns[known], bacterial[known])
 
 
 def _gate(
@@ -173,26 +205,50 @@ def _gate(
     """Fit the gate on some training films, plain and augmented, and on counterexamples made of them."""
     rng = np.random.default_rng(recipe.seed)
     films = training[rng.permutation(len(training))[:GATE_FILMS]]
-    stacks = [films, *(augmented(films, recipe.seed, 100 + copy, recipe.flip) for copy in range(2))]
+    copies = (augmented(films, recipe.seed, 100 + copy, recipe.flip) for copy in range(2))
+    chests = np.concatenate([films, *copies])
     # Counterexamples come from augmented films too, so that augmentation never tells the two apart.
-    others = [counterexample(film, rng) for stack in stacks[:2] for film in stack]
-    chests = np.concatenate([_pass(network, stack, recipe.sizes[1], device)[1] for stack in stacks])
-    return fit_gate(chests, _pass(network, others, recipe.sizes[1], device)[1], held_out, recipe.seed)
+    kinds = np.arange(2 * len(chests)) % len(KINDS)
+    names = list(KINDS)
+    others = [
+        counterexample(names[kind], chests[index % len(chests)], rng) for index, kind in enumerate(kinds)
+    ]
+    # Only the stages that the gate reads, which cost half of a forward pass.
+    body = torch.nn.Sequential(network.stem, *network.stages[: STAGE + 1]).eval()
+
+    def features(films: Stack | list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        parts = []
+        for start in range(0, len(films), 64):
+            planes = np.stack([model_input(film, recipe.sizes[-1]) for film in films[start : start + 64]])
+            tensor = torch.from_numpy(planes)[:, None].to(device, memory_format=torch.channels_last)
+            with torch.inference_mode():
+                parts.append(pooled(body(tensor)))
+        return np.concatenate(parts)
+
+    return fit_gate(features(chests), features(others), held_out, recipe.seed, kinds)
+
+
+class _Passed(NamedTuple):
+    """Logits of both heads, (n,) each, and gate features (n, f)."""
+
+    logits: npt.NDArray[np.float64]
+    patterns: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float32]
 
 
 def _pass(
     network: Network, films: Stack | list[npt.NDArray[Any]], size: int, device: torch.device
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    """Logits (n,) and gate features (n, f) of films, in one forward pass."""
-    logits, features = [], []
+) -> _Passed:
+    """All that calibration and gate need of films, in one forward pass."""
+    parts = []
     with torch.inference_mode():
         for start in range(0, len(films), 64):
             planes = np.stack([model_input(film, size) for film in films[start : start + 64]])
             tensor = torch.from_numpy(planes)[:, None].to(device, memory_format=torch.channels_last)
             explained = network.explain(tensor)
-            logits.append(explained.logits.double().cpu().numpy())
-            features.append(gate_features(explained))
-    return np.concatenate(logits), np.concatenate(features)
+            logits, patterns = (each.double().cpu().numpy() for each in (explained.logits, explained.pattern))
+            parts.append(_Passed(logits, patterns, gate_features(explained)))
+    return _Passed(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def _half(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -200,16 +256,20 @@ def _half(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return tensor.astype(np.float16) if tensor.ndim > 1 and tensor.size > 64 * 64 else tensor
 
 
-def _about(name: str, version: str, recipe: Recipe, calibration: Calibration) -> dict[str, Any]:
+def _about(
+    name: str, version: str, recipe: Recipe, calibration: Calibration, pattern: PatternCalibration
+) -> dict[str, Any]:
     return {
         "name": name,
         "version": version,
         "architecture": ARCHITECTURE,
-        "input_size": recipe.sizes[1],
+        "input_size": recipe.sizes[-1],
         "threshold": calibration.threshold,
         "indeterminate": calibration.indeterminate,
         "calibration": (calibration.slope, calibration.intercept),
         "prevalence": 0.5,
+        "pattern_calibration": (pattern.slope, pattern.intercept),
+        "pattern_confidence": pattern.confidence,
         "population_age_years": POPULATION_AGE_YEARS,
         "gate_threshold": THRESHOLD,
         "trained_on": TRAINED_ON,
@@ -217,43 +277,57 @@ def _about(name: str, version: str, recipe: Recipe, calibration: Calibration) ->
     }
 
 
-def _report(
-    info: WeightsInfo,
-    logits: npt.NDArray[Any],
-    stressed: npt.NDArray[Any],
-    labels: npt.NDArray[np.int64],
-    calibration: Calibration,
-) -> dict[str, Any]:
-    def row(values: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, Any]:
-        probability = probabilities(values, calibration.slope, calibration.intercept)
+def _report(info: WeightsInfo, plain: _Passed, stressed: list[_Passed], films: Films) -> dict[str, Any]:
+    def row(logits: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, Any]:
+        probability = probabilities(logits, *info.calibration)
         found = metrics.figures(probability, truth, info.threshold)
         spread = metrics.intervals(probability, truth, info.threshold)
         return {"n": len(truth), **found, **{f"{name}_ci": edges for name, edges in spread.items()}}
 
+    copies = np.concatenate([copy.logits for copy in stressed])
     return {
         "model": {"name": info.name, "version": info.version, "sha256": info.sha256},
         "threshold": info.threshold,
         "indeterminate": info.indeterminate,
-        "validation": row(logits, labels),
-        "validation_stressed": row(stressed.ravel(), np.tile(labels, len(stressed))),
+        "validation": row(plain.logits, films.labels),
+        "validation_stressed": row(copies, np.tile(films.labels, len(stressed))),
     }
+
+
+def _setting(text: str) -> tuple[str, float | int | bool]:
+    """Read NAME=VALUE for a recipe's field, with the type it has there."""
+    name, _, value = text.partition("=")
+    standard = asdict(Recipe()).get(name)
+    if not isinstance(standard, int | float):
+        raise ValueError(f"--set {text}: the recipe has no number of this name")
+    try:
+        return name, type(standard)(float(value))
+    except ValueError:
+        raise ValueError(f"--set {text}: {value!r} is no number") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when the weights are written."""
     standard = Recipe()
+    settings = "another value of the recipe, such as surround=0 (model/recipe.py); may be repeated"
     parser = argparse.ArgumentParser(prog="hilum train", description="Train the network from scratch.")
     folders = "DIR/{train,val}/{NORMAL,PNEUMONIA}/*.jpeg or DIR/{NORMAL,PNEUMONIA}/*.jpeg; test is never read"
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=folders)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME-VERSION.safetensors")
-    parser.add_argument("--sizes", type=int, nargs=2, default=standard.sizes, metavar=("FIRST", "LAST"))
+    parser.add_argument("--sizes", type=int, nargs=3, default=standard.sizes, metavar="PIXELS")
     for name in ("epochs", "batch", "folds", "fold", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(standard, name))
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=settings)
     parser.add_argument("--device", help="cpu or cuda (default: CUDA when there is one)")
     parser.add_argument("--loaders", type=int, default=0, help="processes that augment (default: none)")
     options = parser.parse_args(argv)
     names = ("epochs", "batch", "folds", "fold", "seed")
-    recipe = replace(standard, sizes=tuple(options.sizes), **{name: getattr(options, name) for name in names})
+    try:
+        others = dict(_setting(each) for each in options.set)
+    except ValueError as fault:
+        parser.error(str(fault))
+    chosen = {name: getattr(options, name) for name in names} | others
+    recipe = replace(standard, sizes=tuple(options.sizes), **chosen)
     bar = Bar("train")
 
     def show(now: Progress) -> None:

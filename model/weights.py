@@ -51,6 +51,10 @@ class WeightsInfo:
         Platt's slope and intercept: probability = sigmoid(slope * logit + intercept).
     prevalence
         Share of pneumonia for which the probability is calibrated.
+    pattern_calibration
+        Slope and intercept of the second head: probability that a pneumonia is bacterial.
+    pattern_confidence
+        The pattern of a positive is named when the probability of the likelier one is at least this.
     population_age_years
         Youngest and oldest age for which the weights were validated, both included.
     gate_threshold
@@ -70,6 +74,8 @@ class WeightsInfo:
     indeterminate: tuple[float, float] | None
     calibration: tuple[float, float]
     prevalence: float
+    pattern_calibration: tuple[float, float]
+    pattern_confidence: float
     population_age_years: tuple[float, float]
     gate_threshold: float
     trained_on: str
@@ -217,11 +223,11 @@ def _info(path: Path, content: bytes) -> WeightsInfo:
         )
     try:
         values = {name: json.loads(metadata[name]) for name in wanted}
-        for name in ("indeterminate", "calibration", "population_age_years"):
+        for name in ("indeterminate", "calibration", "pattern_calibration", "population_age_years"):
             if values[name] is not None:
                 low, high = values[name]
                 values[name] = (float(low), float(high))
-        for name in ("threshold", "prevalence", "gate_threshold"):
+        for name in ("threshold", "prevalence", "pattern_confidence", "gate_threshold"):
             values[name] = float(values[name])
         values["input_size"] = int(values["input_size"])
     except (TypeError, ValueError) as fault:

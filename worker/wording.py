@@ -49,7 +49,7 @@ def comments(result: Result, revision: int = 1) -> list[str]:
     """
     lines = [f"{_replaces(revision)}{verdict(result)}. {RESEARCH_USE_ONLY}"]
     if result.pattern:
-        lines.append(f"Pattern: {result.pattern}.")
+        lines.append(f"Pattern: {result.pattern}, from the film alone (no microbiology).")
     return [*lines, *map(limit, result.flags)]
 
 

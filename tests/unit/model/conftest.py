@@ -25,6 +25,8 @@ ABOUT: dict[str, Any] = {
     "indeterminate": [0.45, 0.55],
     "calibration": [1.5, -0.25],
     "prevalence": 0.5,
+    "pattern_calibration": [1.0, 0.0],
+    "pattern_confidence": 0.9,
     "population_age_years": [1, 5],
     "gate_threshold": 1.0,
     "trained_on": "synthetic films",

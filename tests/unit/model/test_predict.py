@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
 from model.network import Network
-from model.predict import Predictor, shown
-from model.prediction import Finding, finding_for
+from model.predict import Predictor, Scores, shown
+from model.prediction import Finding, finding_for, pattern_for
 from tests.unit.model.conftest import chest
 
 RNG = np.random.default_rng(11)
@@ -20,8 +22,10 @@ def test_the_class_activation_map_is_exact() -> None:
         network.head.bias.fill_(-0.7)
         films = torch.randn(3, 1, 80, 80)
         explained = network.explain(films)
-        torch.testing.assert_close(explained.activation.sum(dim=(1, 2)) + network.head.bias, network(films))
-    torch.testing.assert_close(explained.logits, network(films))
+        both = network(films)
+        torch.testing.assert_close(explained.activation.sum(dim=(1, 2)) + network.head.bias[0], both[:, 0])
+    torch.testing.assert_close(explained.logits, both[:, 0])
+    torch.testing.assert_close(explained.pattern, both[:, 1])
 
 
 def test_one_film_and_thirty_two_score_alike(predictor: Predictor) -> None:
@@ -82,3 +86,45 @@ def test_the_band_around_the_threshold_is_indeterminate(probability: float, find
 
 def test_a_probability_at_the_threshold_is_a_positive() -> None:
     assert finding_for(0.5, 0.5, None) is Finding.PRESENT
+
+
+def test_a_pattern_is_named_for_a_confident_positive_only() -> None:
+    assert pattern_for(Finding.PRESENT, 0.95, 0.9) == "bacterial"
+    assert pattern_for(Finding.PRESENT, 0.05, 0.9) == "viral"
+    assert pattern_for(Finding.PRESENT, 0.7, 0.9) is None
+    assert pattern_for(Finding.ABSENT, 0.95, 0.9) is None
+    assert pattern_for(Finding.INDETERMINATE, 0.95, 0.9) is None
+
+
+WRONGLY_HUNG = {
+    "head to the left": (lambda film: np.rot90(film, 1), lambda map_: np.rot90(map_, 1)),
+    "head to the right": (lambda film: np.rot90(film, -1), lambda map_: np.rot90(map_, -1)),
+    "upside down": (lambda film: np.rot90(film, 2), lambda map_: np.rot90(map_, 2)),
+    "black and white": (lambda film: 7.0 - film, lambda map_: map_),
+}
+
+
+@pytest.mark.parametrize("how", WRONGLY_HUNG)
+def test_a_chest_that_hangs_wrongly_is_put_right_and_its_map_taken_back(
+    how: str, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upright = chest(RNG, True, 60, 90)
+    hang, hang_map = WRONGLY_HUNG[how]
+    expected = predictor.predict([upright])[0]
+    forward = predictor._forward
+
+    def only_upright(films: Sequence[np.ndarray]) -> Scores:
+        """Let the gate know the upright film alone."""
+        known = [film.shape == upright.shape and np.allclose(film - film.min(), upright - upright.min())
+                 for film in films]  # fmt: skip
+        return forward(films)._replace(gate_distance=np.where(known, 0.1, 5.0))
+
+    monkeypatch.setattr(predictor, "_forward", only_upright)
+    found, other = predictor.predict([hang(upright), upright[:, :30]])
+    assert found.probability == pytest.approx(expected.probability, abs=1e-5)
+    assert expected.activation is not None
+    np.testing.assert_allclose(found.activation, hang_map(expected.activation), atol=1e-4)
+    assert len(found.flags) == 1
+    assert how in found.flags[0]
+    assert other.finding == "not_analysed"
+    assert other.activation is None

@@ -9,21 +9,22 @@ import pytest
 import torch
 
 from model import train as training
-from model.augment import augmented
-from model.calibrate import balanced_weights, calibrate, equal_error_point, probabilities
+from model.augment import Borrow, augmented
+from model.calibrate import balanced_weights, calibrate, calibrate_pattern, operating_point, probabilities
+from model.films import Films
 from model.fit import ResumeError, class_weights, fit
 from model.predict import Predictor
 from model.recipe import Recipe
 from tests.unit.model.conftest import chest
 
-TINY = Recipe(sizes=(32, 48), film_side=64, epochs=3, batch=8, folds=3, seed=5)
+TINY = Recipe(sizes=(32, 48, 48), film_side=64, epochs=2, settle=1, batch=8, folds=3, seed=5)
 
 
-def _films(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _films(count: int, seed: int) -> Films:
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     films = np.stack([np.clip(chest(rng, bool(label), 64, 64) * 255, 0, 255) for label in labels])
-    return films.astype(np.uint8), labels
+    return Films(films.astype(np.uint8), labels, np.where(labels == 1, np.arange(count) // 2 % 2, -1))
 
 
 def _fit(folder: Path, recipe: Recipe = TINY, **options: int) -> torch.nn.Module:
@@ -40,7 +41,7 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path: Path)
     resumed = _fit(tmp_path / "halves").state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     rows = [(tmp_path / run / "a.csv").read_text().splitlines() for run in ("whole", "halves")]
-    assert len(rows[0]) == len(rows[1]) == 1 + TINY.epochs
+    assert len(rows[0]) == len(rows[1]) == 1 + TINY.epochs + TINY.settle
     # All but the last column, the seconds.
     assert [row.rpartition(",")[0] for row in rows[0]] == [row.rpartition(",")[0] for row in rows[1]]
 
@@ -68,7 +69,7 @@ def test_training_writes_weights_that_serve(
     info = training.train(dataset, out, recipe=recipe, device="cpu")
     assert (info.name, info.version, info.input_size) == ("tiny", "0.0.1", 48)
     prediction = Predictor.load(out, "cpu").score([chest(np.random.default_rng(0), True)])
-    assert 0.0 <= prediction[0][0] <= 1.0
+    assert 0.0 <= prediction.probability[0] <= 1.0
     report = json.loads(out.with_suffix(".validation.json").read_text())
     assert report["films"] == 36
     assert report["training_films"] + report["validation"]["n"] == 36
@@ -92,7 +93,7 @@ def test_both_classes_get_half_of_the_loss() -> None:
 
 
 def test_augmentation_is_the_same_for_the_same_copy_and_keeps_the_shape() -> None:
-    films, _ = _films(6, 3)
+    films = _films(6, 3).planes
     first, again, other = (augmented(films, 1, copy, True) for copy in (0, 0, 1))
     assert first.shape == films.shape
     assert first.dtype == np.uint8
@@ -105,23 +106,115 @@ def test_calibration_recovers_a_known_map() -> None:
     labels = np.arange(8000) % 2
     # For two normal densities of equal width the true log-odds are linear: 4 x / 2.
     logits = np.where(labels == 1, 1.0, -1.0) * 2.0 / 2.0 + rng.standard_normal(8000)
-    found = calibrate(logits, labels, logits[None])
+    found = calibrate(logits, labels)
     assert found.slope == pytest.approx(2.0, abs=0.15)
     assert found.intercept == pytest.approx(0.0, abs=0.1)
-    assert found.threshold == pytest.approx(0.5, abs=0.03)
+    assert (
+        probabilities(logits, found.slope, found.intercept)[labels == 1] >= found.threshold
+    ).mean() >= 0.975
     assert found.indeterminate is not None
     inside = probabilities(logits, found.slope, found.intercept)
     share = ((inside > found.indeterminate[0]) & (inside < found.indeterminate[1])).mean()
     assert share == pytest.approx(0.02, abs=0.005)
+    assert found.indeterminate[0] < found.threshold < found.indeterminate[1]
 
 
-def test_the_operating_point_errs_equally_on_both_sides() -> None:
+def test_the_operating_point_is_the_highest_that_keeps_the_sensitivity() -> None:
     rng = np.random.default_rng(5)
-    labels = (np.arange(4000) % 4 > 0).astype(int)
-    logits = np.where(labels == 1, 2.0, -1.0) + rng.standard_normal(4000) * np.where(labels == 1, 2.0, 1.0)
-    cut = equal_error_point(logits, labels)
-    assert (logits[labels == 0] >= cut).mean() == pytest.approx((logits[labels == 1] < cut).mean(), abs=0.002)
+    pneumonias = np.concatenate([rng.uniform(0.1, 0.6, 40), rng.uniform(0.6, 1.0, 960)])
+    threshold = operating_point(pneumonias)
+    assert (pneumonias >= threshold).mean() >= 0.975
+    assert (pneumonias >= threshold + 0.01).mean() < 0.975
+    assert threshold == round(threshold, 2)
+    assert operating_point(np.ones(5)) == 0.99
+    assert operating_point(np.zeros(5)) == 0.01
 
 
-def test_the_operating_point_of_separated_classes_is_between_them() -> None:
-    assert equal_error_point(np.array([-3.0, -2.0, 4.0, 5.0]), np.array([0, 0, 1, 1])) == pytest.approx(1.0)
+def test_a_setting_of_the_recipe_is_given_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert training._setting("surround=0") == ("surround", 0.0)
+    assert training._setting("patience=3") == ("patience", 3)
+    for wrong in ("surroundings=1", "sizes=3", "rate=fast"):
+        with pytest.raises(SystemExit):
+            training.main(["--data", ".", "--out", "a-1.safetensors", "--set", wrong])
+        assert wrong in capsys.readouterr().err
+
+
+def _borrowing(films: Films, **chances: float) -> np.ndarray:
+    torch.manual_seed(1)
+    nothing = {"histogram": 0.0, "spectrum": 0.0, "surround": 0.0}
+    return Borrow(films, **nothing | chances)(0)[0].numpy() * 255.0
+
+
+def _two(first: np.ndarray, second: np.ndarray) -> Films:
+    """Two films of which the first borrows; fifteen copies of the second lend."""
+    return Films(np.stack([first, *[second] * 15]), np.arange(16) % 2, np.full(16, -1))
+
+
+def test_a_film_that_borrows_nothing_stays_as_it_is() -> None:
+    films = _films(4, 3)
+    np.testing.assert_allclose(_borrowing(films), films.planes[0], atol=1e-3)
+
+
+def test_borrowed_surroundings_leave_the_middle_alone() -> None:
+    first, second = _films(2, 3).planes
+    mixed = _borrowing(_two(first, second), surround=1.0)
+    np.testing.assert_allclose(mixed[24:40, 24:40], first[24:40, 24:40], atol=1e-3)
+    np.testing.assert_allclose(mixed[::63, ::63], second[::63, ::63], atol=1e-3)
+
+
+def test_a_borrowed_histogram_moves_the_grey_values_towards_the_partner() -> None:
+    film = np.tile(np.linspace(0, 120, 64), (64, 1)).astype(np.uint8)
+    changed = _borrowing(_two(film, np.full((64, 64), 200, np.uint8)), histogram=1.0)
+    assert film.mean() + 10 < changed.mean() < 200
+    assert (np.diff(changed[0]) >= -1e-3).all()
+
+
+def test_a_borrowed_spectrum_takes_over_sharpness_and_keeps_the_layout() -> None:
+    noisy = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    film = np.tile(np.linspace(0, 255, 64), (64, 1)).astype(np.uint8)
+    changed = _borrowing(_two(film, noisy), spectrum=1.0)
+    assert np.abs(np.diff(changed, axis=1)).mean() > np.abs(np.diff(film.astype(float), axis=1)).mean()
+    assert changed[:, 8:24].mean() < changed[:, 40:56].mean()
+
+
+def test_a_borrowed_body_lies_around_the_films_own_lungs() -> None:
+    own = np.zeros((16, 16), bool)
+    own[4:12, 2:6] = own[4:12, 10:14] = True
+    smaller = np.zeros((16, 16), bool)
+    smaller[6:10, 4:7] = smaller[6:10, 9:12] = True
+    # The partner is bright where its lungs are and grey around them; its lungs come to the film's place.
+    partner = np.where(np.kron(smaller, np.ones((4, 4))) > 0, 250, 100).astype(np.uint8)
+    two = _two(np.zeros((64, 64), np.uint8), partner)
+    two = replace(two, lungs=np.stack([own, *[smaller] * 15]))
+    found = _borrowing(two, body=1.0)
+    inside = np.kron(own, np.ones((4, 4))) > 0
+    assert found[28:36, 15:17].max() < 10.0
+    assert found[:11].min() > 80.0
+    assert found[~inside & (np.abs(np.arange(64) - 31.5) > 26)].mean() == pytest.approx(100.0, abs=8.0)
+    with pytest.raises(ValueError, match="lung fields"):
+        Borrow(_films(2, 1), 0.0, 0.0, 0.0, body=0.5)
+
+
+def test_a_pattern_is_named_only_when_nine_of_ten_names_are_right() -> None:
+    rng = np.random.default_rng(6)
+    bacterial = np.where(np.arange(6000) % 3 > 0, (np.arange(6000) % 2), -1)
+    logits = np.where(bacterial == 1, 1.0, -1.0) + rng.standard_normal(6000)
+    found = calibrate_pattern(logits, bacterial)
+    probability = probabilities(logits, found.slope, found.intercept)
+    named = (bacterial >= 0) & (np.maximum(probability, 1 - probability) >= found.confidence)
+    assert 0.3 < named[bacterial >= 0].mean() < 1.0
+    assert ((probability >= 0.5) == (bacterial == 1))[named].mean() >= 0.89
+    assert calibrate_pattern(rng.standard_normal(6000), bacterial).confidence == 1.0
+    assert calibrate_pattern(logits, np.full(6000, -1)).confidence == 1.0
+
+
+def test_the_last_epochs_settle_on_films_as_they_are_served() -> None:
+    recipe = Recipe(sizes=(32, 48, 64), epochs=6, settle=2, settle_augmentation=0.25)
+    assert [recipe.size(epoch) for epoch in range(8)] == [32, 32, 48, 48, 48, 48, 64, 64]
+    assert [recipe.augmented(epoch) for epoch in (0, 5, 6, 7)] == [1.0, 1.0, 0.25, 0.25]
+    rates = [recipe.learning_rate(at / 10.0) for at in range(80)]
+    assert max(rates) == pytest.approx(recipe.rate, rel=0.01)
+    assert rates[0] < rates[2]
+    assert rates[59] < 0.02 * recipe.rate
+    assert rates[60] == pytest.approx(recipe.settle_rate * recipe.rate)
+    assert rates[79] < 0.03 * recipe.settle_rate * recipe.rate

@@ -131,7 +131,7 @@ def test_comment_of_a_group_says_the_verdict_in_words(result: Result, said: str)
 
 def test_pattern_of_a_positive_is_said_in_words_and_as_a_code() -> None:
     report = build(image(POSITIVE))
-    assert "Pattern: bacterial." in comments(groups(report)[0])
+    assert "Pattern: bacterial, from the film alone (no microbiology)." in comments(groups(report)[0])
     (pattern,) = items(report.ContentSequence[-1], "CODE", codes.IMPRESSION)
     assert pattern.ConceptCodeSequence[0].CodeMeaning == "Bacterial pneumonia"
     assert items(build(image(NEGATIVE)), "CODE", codes.IMPRESSION) == []
