@@ -27,6 +27,7 @@ _PIXELS = {
     "python-gdcm",
     "safetensors",
     "scikit-learn",
+    "scipy",
 }
 _DIMSE = {"pynetdicom"}
 _HTTP = {"fastapi", "uvicorn", "prometheus-client"}

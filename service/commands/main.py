@@ -137,14 +137,10 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASSED_ON, add_help_option=False)
 def evaluate(context: typer.Context) -> None:
-    """Evaluate weights on labelled films: --data DIR [--json FILE] [--plots DIR]."""
-    from model.evaluate import main as run
+    """Evaluate weights on labelled films: --data DIR [--labels FILE] [--report FILE] [--json FILE]."""
+    from service.commands.evaluate import evaluate as run
 
-    weights = load().weights
-    named = any(item.split("=")[0] == "--weights" for item in context.args)
-    raise typer.Exit(
-        run(context.args if named or weights is None else [*context.args, "--weights", str(weights)])
-    )
+    raise typer.Exit(run(load(), context.args))
 
 
 @app.command()
