@@ -13,7 +13,8 @@ Plane = npt.NDArray[Any]
 
 PUT_RIGHT = 0.8
 """Largest gate distance of a film that is put right: stricter than for a film as it lies (1), because four
-hangings are tried."""
+hangings are tried. At 1 they let 2 to 3 % of the validation films' other counterexamples through, at 0.8 some
+0.2 %, and 99 % of the wrongly hung films still; a margin to the second best hanging changed nothing."""
 
 
 @dataclass(frozen=True)

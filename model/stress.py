@@ -1,4 +1,4 @@
-"""Shortcuts shown absent: `python -m model.stress --data DIR [--weights FILE] [--json FILE] [--sheet PNG]`.
+"""What the answers depend on: `python -m model.stress --data DIR [--weights FILE] [--json FILE]`.
 
 The films that training held out are changed in ways that must not matter, given the style of the other class,
 or deprived of their lungs (`model.nuisances`), and scored again.
