@@ -37,7 +37,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no settling": {"epochs": 6, "settle": 0},
     "classes not balanced": {"balanced": False},
     "no averaging of weights": {"average": 0.0},
-    "mixed feature statistics (MixStyle)": {"mixed_style": 0.5},
     "a coarser input (64 pixels)": {"sizes": (64, 64, 64)},
 }
 

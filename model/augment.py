@@ -31,11 +31,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 
 import model.torchvision_ops  # noqa: F401
-from model.films import Films
-from model.lungs import between
 
 # isort: split
 from torchvision.transforms import v2
@@ -171,53 +169,41 @@ class Markers(_FilmTransform):
 class Borrow:
     """Give a film the style of another one, so that no style goes with a class.
 
-    Each of four is done by chance, with a partner drawn from all films:
+    Each of three is done by chance, with a partner drawn from all films:
 
     - the histogram of grey values, wholly or in part;
     - the power spectrum by spatial frequency (sharpness, edge enhancement, noise, pixel pitch of the source),
       with the film's own phases and directions (the idea of Fourier domain adaptation, Yang and Soatto, CVPR
       2020, without the other film's anatomy);
-    - the surroundings: all that lies outside a soft oval about the middle of the film is the partner's;
-    - the body: all but the lung fields is the partner's, brought to the same place; half of the time what
-      lies between the lungs (heart, mediastinum, spine) stays the film's own. The label stays with the lungs.
+    - the surroundings: all that lies outside a soft oval about the middle of the film is the partner's.
 
     Parameters
     ----------
     films
-        The films that borrow and lend; with lung fields where `body` is not 0.
-    histogram, spectrum, surround, body
+        (n, side, side) uint8, the films that borrow and lend.
+    histogram, spectrum, surround
         Chance of each.
     """
 
     def __init__(
-        self, films: Films, histogram: float, spectrum: float, surround: float, body: float = 0.0
+        self, films: npt.NDArray[np.uint8], histogram: float, spectrum: float, surround: float
     ) -> None:
-        if body and films.lungs is None:
-            raise ValueError("no body is borrowed without lung fields")
         self._films = films
         self._steps = ((borrowed_histogram, histogram), (borrowed_spectrum, spectrum))
-        self._surround, self._body = surround, body
+        self._surround = surround
 
     def __call__(self, index: int) -> Tensor:
         """Turn one of the films into (1, side, side) float32 around [0, 1]."""
-        grey = _unit(self._films.planes[index])
-        if self._body and torch.rand(()) < self._body:
-            assert self._films.lungs is not None
-            other = self._partner()
-            own = self._films.lungs[index]
-            kept = between(own) if torch.rand(()) < 0.5 else own
-            partner = _unit(self._films.planes[other])
-            grey = borrowed_body(grey, kept, partner, self._films.lungs[other], own)
+        grey = _unit(self._films[index])
         for step, share in self._steps:
             if torch.rand(()) < share:
-                partner = _unit(self._films.planes[self._partner()])
-                grey = step(grey, partner, _uniform(0.2, 0.8))
+                grey = step(grey, self._partner(), _uniform(0.2, 0.8))
         if torch.rand(()) < self._surround:
-            grey = borrowed_surround(grey, _unit(self._films.planes[self._partner()]))
+            grey = borrowed_surround(grey, self._partner())
         return torch.from_numpy(np.ascontiguousarray(grey, np.float32))[None]
 
-    def _partner(self) -> int:
-        return int(torch.randint(len(self._films), ()))
+    def _partner(self) -> Grey:
+        return _unit(self._films[int(torch.randint(len(self._films), ()))])
 
 
 def _unit(plane: npt.NDArray[np.uint8]) -> Grey:
@@ -259,47 +245,6 @@ def borrowed_surround(film: Grey, partner: Grey) -> Grey:
     reach = (down[:, None] ** 4 + across[None] ** 4) ** 0.25
     own = np.clip((1.0 - reach) / _uniform(0.02, 0.2) + 0.5, 0.0, 1.0)
     return np.asarray(own * film + (1.0 - own) * partner, np.float32)
-
-
-def borrowed_body(
-    film: Grey,
-    kept: npt.NDArray[np.bool_],
-    partner: Grey,
-    partners_lungs: npt.NDArray[np.bool_],
-    lungs: npt.NDArray[np.bool_],
-) -> Grey:
-    """Put what is `kept` of a film into the partner, whose lungs are brought to the place of the film's.
-
-    Parameters
-    ----------
-    film, partner
-        (side, side) float32.
-    kept, partners_lungs, lungs
-        (h, w) bool, edge to edge over the films.
-    """
-    for axis in (0, 1):
-        places = _to_the_same_place(partners_lungs, lungs, axis, film.shape[axis])
-        below = np.floor(places).astype(np.int64)
-        share = (places - below).astype(np.float32)
-        share = share[:, None] if axis == 0 else share[None]
-        above = np.minimum(below + 1, partner.shape[axis] - 1)
-        partner = np.take(partner, below, axis) * (1.0 - share) + np.take(partner, above, axis) * share
-    mask = Image.fromarray(kept.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(1.0))
-    own = _unit(np.asarray(mask.resize(film.shape[::-1], Image.Resampling.BILINEAR)))
-    return np.asarray(own * film + (1.0 - own) * partner, np.float32)
-
-
-def _to_the_same_place(
-    source: npt.NDArray[np.bool_], target: npt.NDArray[np.bool_], axis: int, side: int
-) -> npt.NDArray[np.float64]:
-    """Where along an axis of the source, in pixels of `side`, lies each pixel of the target's."""
-    (source_low, source_high), (target_low, target_high) = (
-        np.flatnonzero(mask.any(axis=1 - axis))[[0, -1]] for mask in (source, target)
-    )
-    cell = side / target.shape[axis]
-    scale = (source_high - source_low + 1) / (target_high - target_low + 1)
-    places = (np.arange(side) + 0.5 - target_low * cell) * scale + source_low * cell - 0.5
-    return np.asarray(np.clip(places, 0.0, side - 1.0))
 
 
 def _sometimes(transform: Any, share: float) -> Any:

@@ -49,22 +49,18 @@ class Films:
         (n,) int64, 1 for pneumonia.
     bacterial
         (n,) int64: 1 for bacterial, 0 for viral, -1 for unknown or no pneumonia.
-    lungs
-        (n, h, w) bool, the lung fields edge to edge on a coarser grid, or None where nobody looked for them.
     """
 
     planes: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     bacterial: npt.NDArray[np.int64]
-    lungs: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.planes)
 
     def at(self, indices: npt.NDArray[np.int64]) -> Films:
         """Return some of the films."""
-        lungs = None if self.lungs is None else self.lungs[indices]
-        return Films(self.planes[indices], self.labels[indices], self.bacterial[indices], lungs)
+        return Films(self.planes[indices], self.labels[indices], self.bacterial[indices])
 
 
 def find_films(data: Path, splits: tuple[str, ...]) -> list[LabelledFilm]:

@@ -39,9 +39,7 @@ class _TrainingFilms(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]
         self._targets = np.stack([films.labels, films.bacterial], axis=1)
         self._size, self._seed = recipe.size(epoch), (recipe.seed * 1009 + epoch) * 1_000_003
         self._share = recipe.augmented(epoch)
-        self._borrow = Borrow(
-            films, recipe.histogram, recipe.spectrum, recipe.surround, recipe.body_at(epoch)
-        )
+        self._borrow = Borrow(films.planes, recipe.histogram, recipe.spectrum, recipe.surround)
         self._augment = film_augmentation(recipe.film_side, recipe.flip)
 
     def __len__(self) -> int:
@@ -175,7 +173,7 @@ class _Learner:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
         self._recipe, self._device = recipe, device
-        self._network = Network(recipe.dropout, recipe.mixed_style)
+        self._network = Network(recipe.dropout)
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         follow = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(self._network, multi_avg_fn=follow, use_buffers=True)

@@ -78,15 +78,6 @@ def lung_mask(film: npt.NDArray[Any]) -> Mask:
     return np.array(mask)
 
 
-def lung_fields(films: npt.NDArray[np.uint8], side: int = 56) -> Mask:
-    """Find the lung fields of n films, (n, rows, columns), on a grid of cells, (n, side, side) bool."""
-    fields = np.empty((len(films), side, side), np.bool_)
-    for index, film in enumerate(films):
-        mask = Image.fromarray(lung_mask(film)).resize((side, side), Image.Resampling.NEAREST)
-        fields[index] = np.asarray(mask)
-    return fields
-
-
 def between(lungs: Mask) -> Mask:
     """Add to lung fields, (rows, columns) bool, what lies between them: heart, mediastinum, spine."""
     from_left = np.maximum.accumulate(lungs, axis=1)

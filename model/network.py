@@ -46,9 +46,8 @@ class Network(nn.Module):
     of 8 x 8 instead of 4 x 4 cells at 128 pixels.
     """
 
-    def __init__(self, dropout: float = 0.2, mixed_style: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.2) -> None:
         super().__init__()
-        self._mixed_style = mixed_style
         self.stem = nn.Sequential(
             nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(64),
@@ -72,10 +71,8 @@ class Network(nn.Module):
     def stage_maps(self, films: torch.Tensor) -> list[torch.Tensor]:
         """Run the body on (n, 1, size, size) and keep the map of every stage."""
         maps = [self.stem(films)]
-        for number, stage in enumerate(self.stages):
+        for stage in self.stages:
             maps.append(stage(maps[-1]))
-            if self.training and number < 2 and torch.rand(()) < self._mixed_style:
-                maps[-1] = _mixed(maps[-1])
         return maps[1:]
 
     def forward(self, films: torch.Tensor) -> torch.Tensor:
@@ -97,16 +94,6 @@ class Network(nn.Module):
         logits = activation.sum(dim=(1, 2)) + self.head.bias[0]
         pattern = last.mean(dim=(2, 3)) @ self.head.weight[1] + self.head.bias[1]
         return Explained(logits, pattern, activation, tuple(maps))
-
-
-def _mixed(maps: torch.Tensor) -> torch.Tensor:
-    """Mix each film's mean and spread of every channel with another film's (MixStyle)."""
-    spread, mean = (each.detach() for each in torch.std_mean(maps.float(), dim=(2, 3), keepdim=True))
-    spread = spread + 1e-4
-    share = torch.distributions.Beta(0.2, 0.2).sample((len(maps), 1, 1, 1)).to(maps.device)
-    other = torch.randperm(len(maps), device=maps.device)
-    mixed = (maps - mean) / spread * (share * spread + (1.0 - share) * spread[other])
-    return (mixed + share * mean + (1.0 - share) * mean[other]).to(maps.dtype)
 
 
 def _block(channels: int, width: int, stride: int) -> BasicBlock:

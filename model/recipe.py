@@ -33,13 +33,8 @@ class Recipe:
         Chance that a film is augmented at all.
     balanced
         Whether both classes have half of the loss, whatever their numbers.
-    body
-        The same of the body around the lungs, in the settling epochs.
     histogram, spectrum, surround
         Chance that a film borrows each of the three from another one (`model.augment.Borrow`).
-    mixed_style
-        Chance that the films of a batch mix the statistics of their early features (MixStyle, Zhou et al.,
-        ICLR 2021).
     pattern
         Weight of the second head's loss (bacterial or viral) beside the first's.
     half
@@ -69,8 +64,6 @@ class Recipe:
     histogram: float = 0.3
     spectrum: float = 0.3
     surround: float = 0.4
-    body: float = 0.0
-    mixed_style: float = 0.0
     pattern: float = 0.3
     half: bool = True
 
@@ -88,10 +81,6 @@ class Recipe:
         if share < self.warmup:
             return self.rate * max(share / self.warmup, 0.01)
         return self.rate * _half_cosine((share - self.warmup) / (1.0 - self.warmup))
-
-    def body_at(self, epoch: int) -> float:
-        """Chance that a film borrows a body during an epoch."""
-        return self.body if epoch >= self.epochs else 0.0
 
     def augmented(self, epoch: int) -> float:
         """Chance that a film is augmented during an epoch."""

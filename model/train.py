@@ -31,7 +31,6 @@ from model.films import DataError, Films
 from model.fit import ResumeError, Stack, fit
 from model.gate import STAGE, THRESHOLD, Gate, fit_gate, gate_features, pooled
 from model.holdout import HoldOut, hold_out
-from model.lungs import lung_fields
 from model.network import ARCHITECTURE, Network
 from model.preprocess import model_input
 from model.progress import Bar
@@ -100,9 +99,6 @@ def train(
     stage("reading the films")
     held = hold_out(data, recipe)
     training, validation = held.films.at(held.training), held.films.at(held.validation)
-    if recipe.body:
-        stage("finding the lungs")
-        training = replace(training, lungs=lung_fields(training.planes))
 
     stage("training")
     _write_labels(data, held, out.with_suffix(".films.csv"))

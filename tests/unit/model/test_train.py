@@ -142,7 +142,7 @@ def test_a_setting_of_the_recipe_is_given_on_the_command_line(capsys: pytest.Cap
 def _borrowing(films: Films, **chances: float) -> np.ndarray:
     torch.manual_seed(1)
     nothing = {"histogram": 0.0, "spectrum": 0.0, "surround": 0.0}
-    return Borrow(films, **nothing | chances)(0)[0].numpy() * 255.0
+    return Borrow(films.planes, **nothing | chances)(0)[0].numpy() * 255.0
 
 
 def _two(first: np.ndarray, second: np.ndarray) -> Films:
@@ -175,24 +175,6 @@ def test_a_borrowed_spectrum_takes_over_sharpness_and_keeps_the_layout() -> None
     changed = _borrowing(_two(film, noisy), spectrum=1.0)
     assert np.abs(np.diff(changed, axis=1)).mean() > np.abs(np.diff(film.astype(float), axis=1)).mean()
     assert changed[:, 8:24].mean() < changed[:, 40:56].mean()
-
-
-def test_a_borrowed_body_lies_around_the_films_own_lungs() -> None:
-    own = np.zeros((16, 16), bool)
-    own[4:12, 2:6] = own[4:12, 10:14] = True
-    smaller = np.zeros((16, 16), bool)
-    smaller[6:10, 4:7] = smaller[6:10, 9:12] = True
-    # The partner is bright where its lungs are and grey around them; its lungs come to the film's place.
-    partner = np.where(np.kron(smaller, np.ones((4, 4))) > 0, 250, 100).astype(np.uint8)
-    two = _two(np.zeros((64, 64), np.uint8), partner)
-    two = replace(two, lungs=np.stack([own, *[smaller] * 15]))
-    found = _borrowing(two, body=1.0)
-    inside = np.kron(own, np.ones((4, 4))) > 0
-    assert found[28:36, 15:17].max() < 10.0
-    assert found[:11].min() > 80.0
-    assert found[~inside & (np.abs(np.arange(64) - 31.5) > 26)].mean() == pytest.approx(100.0, abs=8.0)
-    with pytest.raises(ValueError, match="lung fields"):
-        Borrow(_films(2, 1), 0.0, 0.0, 0.0, body=0.5)
 
 
 def test_a_pattern_is_named_only_when_nine_of_ten_names_are_right() -> None:

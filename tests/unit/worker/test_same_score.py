@@ -101,6 +101,18 @@ def test_a_film_scores_alike_at_any_size(side: int, shipped: Predictor, tmp_path
     )
 
 
+def test_a_film_whose_header_exchanges_black_and_white_is_put_right(
+    shipped: Predictor, tmp_path: Path
+) -> None:
+    pixels, header = _levels(12)(_picture())
+    right = decode(film_file(tmp_path, pixels, **header))
+    wrong = decode(film_file(tmp_path, pixels, **header | {"PhotometricInterpretation": "MONOCHROME1"}))
+    expected, found = shipped.predict([right.pixels, wrong.pixels])
+    assert found.probability == pytest.approx(expected.probability, abs=0.01)
+    assert not expected.flags
+    assert "black and white" in found.flags[0]
+
+
 def test_a_batch_of_thirty_two_scores_as_one_film_does(shipped: Predictor) -> None:
     films = [np.roll(_picture()[:, : 900 - 8 * shift], 3 * shift, axis=0) for shift in range(32)]
     together = shipped.score(films)
