@@ -51,3 +51,17 @@ PROCESSING_ALGORITHM = Code("Newcode1", "99IHE", "Processing Algorithm")
 # Heat map: Source Image Sequence (CID 7202) and Derivation Code Sequence (CID 7203).
 SOURCE_IMAGE_FOR_PROCESSING = Code("121322", "DCM", "Source image for image processing operation")
 LOSSY_COMPRESSION = Code("113040", "DCM", "Lossy Compression")
+
+# Text report: TID 2000, its headings (CID 7001) and elements (CID 7002). The headings are the original ones
+# of DCM: today's CID 7001 has LOINC codes in their place, which readers in the field do not look for.
+DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")
+RADIOLOGY_NOTE = Code("75490-3", "LN", "Radiology Note")
+CONCLUSIONS = Code("121076", "DCM", "Conclusions")
+FINDINGS = Code("121070", "DCM", "Findings")
+PROCEDURE_DESCRIPTIONS = Code("121064", "DCM", "Current Procedure Descriptions")
+PROCEDURE_DESCRIPTION = Code("121065", "DCM", "Procedure Description")
+PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
+SOURCE_OF_MEASUREMENT = Code("121112", "DCM", "Source of Measurement")  # CID 7003
+
+# Rejection note: TID 2010 and CID 7010.
+REJECTED_FOR_QUALITY_REASONS = Code("113001", "DCM", "Rejected for Quality Reasons")

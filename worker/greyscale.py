@@ -120,7 +120,7 @@ def _modality(dataset: Dataset, stored: StoredRange) -> Values:
     """Modality LUT or rescale (PS3.3 C.11.1): stored values to what the modality means by them."""
     if dataset.get("ModalityLUTSequence"):
         try:
-            entries, first, _ = _lookup_table(dataset.ModalityLUTSequence[0], signed=stored.signed)
+            entries, first, _ = lookup_table(dataset.ModalityLUTSequence[0], signed=stored.signed)
         except (ArithmeticError, AttributeError, TypeError, ValueError):
             raise Undecodable("the Modality LUT is malformed") from None
         return _looked_up(stored.values, entries, first)
@@ -136,7 +136,7 @@ def _voi(dataset: Dataset, modality: Values, film: slice) -> tuple[Values, tuple
     flags: tuple[str, ...] = ()
     if dataset.get("VOILUTSequence"):
         try:
-            entries, first, bits = _lookup_table(dataset.VOILUTSequence[0], signed=bool(modality.min() < 0))
+            entries, first, bits = lookup_table(dataset.VOILUTSequence[0], signed=bool(modality.min() < 0))
             display = _looked_up(modality, entries, first) / ((1 << bits) - 1)
             if np.ptp(display[film]) > 0:
                 return display, flags
@@ -189,7 +189,7 @@ def _inverted(dataset: Dataset) -> tuple[bool, tuple[str, ...]]:
     return not monochrome1, ("Presentation LUT Shape and Photometric Interpretation contradict each other",)
 
 
-def _lookup_table(item: Dataset, *, signed: bool) -> tuple[Values, int, int]:
+def lookup_table(item: Dataset, *, signed: bool) -> tuple[Values, int, int]:
     """Entries, first value mapped and bits per entry of a LUT (PS3.3 C.11.1.1, C.11.2.1.1).
 
     `signed` says whether the values that go in can be negative, which decides how the second number of LUT

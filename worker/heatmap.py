@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import JPEGBaseline8Bit
 from pydicom.valuerep import DA, DS, TM
 
 from worker import codes, wording
 from worker.contour import contour, resampled
-from worker.report_context import MANUFACTURER, ImageResult, ReportContext, processing_algorithm, set_creation
+from worker.report_context import (
+    ImageResult,
+    ReportContext,
+    identity,
+    processing_algorithm,
+    reference,
+    set_creation,
+)
 from worker.source import anonymous, inherit, local_time, normalised
 
 __all__ = ["build_heatmap", "contour", "overlay", "png"]
@@ -74,22 +81,9 @@ def build_heatmap(image: ImageResult, context: ReportContext) -> Dataset:
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),  # highdicom wants one; replaced below
-        series_instance_uid=context.series_instance_uid,
-        series_number=SERIES_NUMBER,
-        series_description=SERIES_DESCRIPTION,
-        sop_instance_uid=context.sop_instance_uid,
-        instance_number=context.instance_number,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MANUFACTURER,
-        software_versions=context.software_version,
-        device_serial_number=context.device_serial_number,
         contributing_equipment=[processing_algorithm(context)],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=None,
-        content_date=at.date(),
-        content_time=at.time(),
-        series_date=at.date(),
-        series_time=at.time(),
+        **identity(context, at, SERIES_NUMBER, SERIES_DESCRIPTION),
     )
     _encapsulate(capture, jpeg)
     _state_lossy(capture, header, ratio)
@@ -165,12 +159,7 @@ def _legend(image: ImageResult, context: ReportContext, width: int) -> Image.Ima
         *_wrapped(wording.NOT_FOR_PRIMARY_DIAGNOSIS, large, _YELLOW, fitting),
         *_wrapped(wording.limits(image.result.flags), small, _YELLOW, fitting)[:_MOST_LINES_OF_LIMITS],
         *_wrapped(f"{context.model.name} {context.model.version}", small, _GREY, fitting),
-        *_wrapped(
-            "Colour: class activation relative to this film's own maximum, half transparent",
-            small,
-            _GREY,
-            fitting,
-        ),
+        *_wrapped(wording.COLOUR, small, _GREY, fitting),
     ]
     left, right = _font(small).getlength("low"), _font(small).getlength("high")
     leading = 1.3
@@ -273,8 +262,6 @@ def _listed(value: object) -> list[str]:
 
 
 def _source_image(header: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    item = reference(header)
     item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.SOURCE_IMAGE_FOR_PROCESSING)]
     return item

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from highdicom import ContributingEquipment
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
-from service.core.results import ModelIdentity, Result
+from service.core.results import Finding, ModelIdentity, Result
 from worker import codes
 
 MANUFACTURER = "Hilum"
@@ -37,6 +39,11 @@ class ImageResult:
     result: Result
     activation: NDArray[np.float32] | None = None
     film: NDArray[np.uint16] | None = None
+
+    @property
+    def analysed(self) -> bool:
+        """Whether the film has a number."""
+        return self.result.finding is not Finding.NOT_ANALYSED
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,44 @@ class ReportContext:
     software_version: str
     at: datetime
     device_name: str = "HILUM"
+
+
+def identity(
+    context: ReportContext, at: datetime, series_number: int, series_description: str
+) -> dict[str, Any]:
+    """Return what every constructor of highdicom takes: series, instance, equipment, times.
+
+    Parameters
+    ----------
+    at
+        Local time of creation, from `worker.source.local_time`.
+    series_number, series_description
+        Of the kind of object.
+    """
+    return {
+        "series_instance_uid": context.series_instance_uid,
+        "series_number": series_number,
+        "series_description": series_description,
+        "sop_instance_uid": context.sop_instance_uid,
+        "instance_number": context.instance_number,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MANUFACTURER,
+        "software_versions": context.software_version,
+        "device_serial_number": context.device_serial_number,
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+        "content_date": at.date(),
+        "content_time": at.time(),
+        "series_date": at.date(),
+        "series_time": at.time(),
+    }
+
+
+def reference(header: Dataset) -> Dataset:
+    """Return an item that refers to an instance (SOP Instance Reference Macro, PS3.3 table 10-11)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    return item
 
 
 def processing_algorithm(context: ReportContext) -> ContributingEquipment:

@@ -14,7 +14,7 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
 
-from service.core.errors import DeliveryError, PermanentDelivery, TransientDelivery
+from service.core.errors import DeliveryError, NotAccepted, PermanentDelivery, TransientDelivery
 
 _NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -93,7 +93,7 @@ def send(
     ------
     TransientDelivery
         When no association comes about.
-    PermanentDelivery
+    NotAccepted
         When the destination accepts none of the objects' SOP classes.
     """
     association = _associate(objects, calling_ae_title, called_ae_title, host, port)
@@ -123,7 +123,7 @@ def _associate(
     if association.is_established:
         return association
     if association.rejected_contexts and not association.accepted_contexts:
-        raise PermanentDelivery(_NOT_ACCEPTED)
+        raise NotAccepted(_NOT_ACCEPTED)
     if association.is_rejected:
         primitive: Any = association.acceptor.primitive
         raise TransientDelivery(f"{called_ae_title} rejected the association ({primitive.reason_str})")
@@ -133,7 +133,7 @@ def _associate(
 def _send_one(association: Association, item: Sendable) -> Sent:
     accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
     if item.sop_class_uid not in accepted:
-        return Sent(None, PermanentDelivery(_NOT_ACCEPTED))
+        return Sent(None, NotAccepted(_NOT_ACCEPTED))
     if not association.is_established:
         return Sent(None, TransientDelivery("the association ended before the object was sent"))
     try:

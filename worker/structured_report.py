@@ -25,6 +25,7 @@ from highdicom.sr import (
     ContainerContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
+    EnhancedSR,
     MeasurementReport,
     ObservationContext,
     ObserverContext,
@@ -32,9 +33,7 @@ from highdicom.sr import (
 )
 from highdicom.sr import RelationshipTypeValues as Relationship
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
 
-from service.core.results import Finding
 from worker import codes, wording
 from worker.measurements import measurement_groups
 from worker.report_context import (
@@ -42,12 +41,24 @@ from worker.report_context import (
     ImageResult,
     Predecessor,
     ReportContext,
+    identity,
     processing_algorithm,
     set_creation,
 )
 from worker.source import anonymous, inherit, local_time, normalised, requests
 
-__all__ = ["ImageResult", "Predecessor", "ReportContext", "build_structured_report"]
+__all__ = [
+    "ImageResult",
+    "Predecessor",
+    "ReportContext",
+    "build_structured_report",
+    "document",
+    "headers_of",
+    "leading_first",
+    "observer_context",
+    "place",
+    "predecessor_documents",
+]
 
 SERIES_NUMBER = 9001
 SERIES_DESCRIPTION = "AI Pneumonia result (SR), not for diagnosis"
@@ -74,18 +85,17 @@ def build_structured_report(images: Sequence[ImageResult], context: ReportContex
     ValueError
         When no film was analysed (TID 1500 is for measurements), or the films are not of one study.
     """
-    headers = [normalised(image.source) for image in images]
-    analysed = [i for i, image in enumerate(images) if image.result.finding is not Finding.NOT_ANALYSED]
-    if not analysed:
+    if not any(image.analysed for image in images):
         raise ValueError("a measurement report needs at least one analysed image")
-    if len({header.StudyInstanceUID for header in headers}) > 1:
-        raise ValueError("the images behind one report belong to one study")
-    ordered = [headers[i] for i in (*analysed, *(i for i in range(len(images)) if i not in analysed))]
+    headers = headers_of(images)
     content = MeasurementReport(
-        observation_context=_observation_context(context),
+        observation_context=ObservationContext(observer_device_context=observer_context(context)),
         procedure_reported=codes.CHEST_X_RAY,
         imaging_measurements=[
-            group for i in analysed for group in measurement_groups(images[i], headers[i], context)
+            group
+            for image, header in zip(images, headers, strict=True)
+            if image.analysed
+            for group in measurement_groups(image, header, context)
         ],
         title=codes.IMAGING_MEASUREMENT_REPORT,
         # In the order in which the text numbers them. An entry needs the size of its image (TID 1602);
@@ -95,48 +105,86 @@ def build_structured_report(images: Sequence[ImageResult], context: ReportContex
         ],
     )
     content[0].ContentSequence.append(_evaluations(images, headers, context))
-    at = local_time(ordered[0], context.at)
-    report = Comprehensive3DSR(
-        evidence=[anonymous(header) for header in ordered],
+    return document(
+        Comprehensive3DSR, content, leading_first(images, headers), context, SERIES_NUMBER, SERIES_DESCRIPTION
+    )
+
+
+def headers_of(images: Sequence[ImageResult]) -> list[Dataset]:
+    """Return the normalised headers of the films behind a result object, in their order.
+
+    Raises
+    ------
+    ValueError
+        When they are not of one study.
+    """
+    headers = [normalised(image.source) for image in images]
+    if len({header.StudyInstanceUID for header in headers}) > 1:
+        raise ValueError("the images behind one report belong to one study")
+    return headers
+
+
+def leading_first(images: Sequence[ImageResult], headers: Sequence[Dataset]) -> list[Dataset]:
+    """Return the headers with those of analysed films first; the first of all gives patient and order."""
+    return [
+        header
+        for analysed in (True, False)
+        for image, header in zip(images, headers, strict=True)
+        if image.analysed is analysed
+    ]
+
+
+def document(
+    sop_class: type[Comprehensive3DSR | EnhancedSR],
+    content: MeasurementReport | ContainerContentItem,
+    evidence: Sequence[Dataset],
+    context: ReportContext,
+    series_number: int,
+    series_description: str,
+) -> Dataset:
+    """Return a content tree as a document: complete, unverified, preliminary, by a device.
+
+    Parameters
+    ----------
+    sop_class
+        highdicom's class of the document.
+    content
+        The tree's root.
+    evidence
+        Normalised headers of every image behind it; the first one gives patient, study and order.
+    """
+    leading = evidence[0]
+    at = local_time(leading, context.at)
+    report = sop_class(
+        evidence=[anonymous(header) for header in evidence],
         content=content,
-        series_instance_uid=context.series_instance_uid,
-        series_number=SERIES_NUMBER,
-        series_description=SERIES_DESCRIPTION,
-        sop_instance_uid=context.sop_instance_uid,
-        instance_number=context.instance_number,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MANUFACTURER,
-        software_versions=context.software_version,
-        device_serial_number=context.device_serial_number,
         is_complete=True,
         is_final=False,
         is_verified=False,  # no person has looked
-        requested_procedures=requests(ordered[0]) or None,
-        previous_versions=_predecessors(context, ordered[0].StudyInstanceUID) or None,
+        requested_procedures=requests(leading) or None,
         contributing_equipment=[processing_algorithm(context)],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        content_date=at.date(),
-        content_time=at.time(),
-        series_date=at.date(),
-        series_time=at.time(),
+        **identity(context, at, series_number, series_description),
     )
-    inherit(report, ordered, _texts(report))
+    if context.predecessors:
+        report.PredecessorDocumentsSequence = predecessor_documents(
+            context.predecessors, leading.StudyInstanceUID
+        )
+    inherit(report, evidence, _texts(report))
     set_creation(report, at)
     return report
 
 
-def _observation_context(context: ReportContext) -> ObservationContext:
-    return ObservationContext(
-        observer_device_context=ObserverContext(
-            observer_type=CodedConcept.from_code(codes.DEVICE),
-            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-                uid=context.device_uid,
-                name=context.device_name,
-                manufacturer_name=MANUFACTURER,
-                model_name=MANUFACTURER,
-                serial_number=context.device_serial_number,
-            ),
-        )
+def observer_context(context: ReportContext) -> ObserverContext:
+    """Return who observed: this installation, a device (TID 1002, TID 1004)."""
+    return ObserverContext(
+        observer_type=CodedConcept.from_code(codes.DEVICE),
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=context.device_uid,
+            name=context.device_name,
+            manufacturer_name=MANUFACTURER,
+            model_name=MANUFACTURER,
+            serial_number=context.device_serial_number,
+        ),
     )
 
 
@@ -149,7 +197,7 @@ def _evaluations(
     no place for references here; the library holds the image.
     """
     conclusion = context.conclusion
-    analysed = sum(image.result.finding is not Finding.NOT_ANALYSED for image in images)
+    analysed = sum(image.analysed for image in images)
     items: list[CodeContentItem | TextContentItem] = [
         CodeContentItem(codes.FINDING, codes.PNEUMONIA, Relationship.CONTAINS),
         CodeContentItem(codes.PRESENCE, codes.PRESENCE_OF[conclusion.finding], Relationship.CONTAINS),
@@ -167,31 +215,38 @@ def _evaluations(
         for flag in conclusion.flags
     ]
     for number, (image, header) in enumerate(zip(images, headers, strict=True), start=1):
-        if image.result.finding is not Finding.NOT_ANALYSED:
+        if image.analysed:
             continue
-        text = wording.not_analysed(number, len(images), _place(header), image.result.reason)
+        text = wording.not_analysed(number, len(images), place(header), image.result.reason)
         items.append(TextContentItem(codes.COMMENT, text, Relationship.CONTAINS))
     container = ContainerContentItem(codes.QUALITATIVE_EVALUATIONS, relationship_type=Relationship.CONTAINS)
     container.ContentSequence = ContentSequence(items)
     return container
 
 
-def _place(header: Dataset) -> str:
+def place(header: Dataset) -> str:
     """Return where a viewer shows the image, as far as its header tells: "series 1, image 2"."""
     numbers = ("series", header.get("SeriesNumber")), ("image", header.get("InstanceNumber"))
     return ", ".join(f"{level} {number}" for level, number in numbers if number is not None)
 
 
-def _predecessors(context: ReportContext, study_instance_uid: str) -> list[Dataset]:
-    replaced = []
-    for predecessor in context.predecessors:
-        item = Dataset()
-        item.StudyInstanceUID = study_instance_uid
-        item.SeriesInstanceUID = predecessor.series_instance_uid
-        item.SOPClassUID = predecessor.sop_class_uid
-        item.SOPInstanceUID = predecessor.sop_instance_uid
-        replaced.append(item)
-    return replaced
+def predecessor_documents(predecessors: Sequence[Predecessor], study_instance_uid: str) -> list[Dataset]:
+    """Return the items of Predecessor Documents Sequence (PS3.3 C.17.2), all of one study."""
+    study = Dataset()
+    study.StudyInstanceUID = study_instance_uid
+    study.ReferencedSeriesSequence = []
+    for series_instance_uid in dict.fromkeys(replaced.series_instance_uid for replaced in predecessors):
+        series = Dataset()
+        series.SeriesInstanceUID = series_instance_uid
+        series.ReferencedSOPSequence = []
+        for replaced in predecessors:
+            if replaced.series_instance_uid == series_instance_uid:
+                reference = Dataset()
+                reference.ReferencedSOPClassUID = replaced.sop_class_uid
+                reference.ReferencedSOPInstanceUID = replaced.sop_instance_uid
+                series.ReferencedSOPSequence.append(reference)
+        study.ReferencedSeriesSequence.append(series)
+    return [study]
 
 
 def _texts(report: Dataset) -> list[str]:

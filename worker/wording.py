@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
-from service.core.results import Finding, Result
+from service.core.results import Finding, ModelIdentity, Result
 
 RESEARCH_USE_ONLY = "Research use only, not for diagnosis."
 NOT_FOR_PRIMARY_DIAGNOSIS = "AI result, not for primary diagnosis. Research use only."
+NOT_ASSESSED = "The AI did not assess this study. That is no normal finding: it says nothing about pneumonia."
+UNVERIFIED = "Preliminary: no physician has verified it."
+COLOUR = "Colour: class activation relative to this film's own maximum, half transparent"
 RULE = "The study is what its most suspicious image is (present before indeterminate before absent)."
 
 
@@ -49,15 +52,34 @@ def comments(result: Result, revision: int = 1) -> list[str]:
     """
     lines = [f"{_replaces(revision)}{verdict(result)}. {RESEARCH_USE_ONLY}"]
     if result.pattern:
-        lines.append(f"Pattern: {result.pattern}, from the film alone (no microbiology).")
+        lines.append(f"Pattern: {pattern(result.pattern)}")
     return [*lines, *map(limit, result.flags)]
 
 
 def conclusion(result: Result, analysed: int, total: int, revision: int = 1) -> str:
     """Return the study's conclusion: its first comment, how many images it rests on, the rule."""
-    images = f"{analysed} of {total} image{'s' if total > 1 else ''} analysed."
     rule = f" {RULE}" if analysed > 1 else ""
-    return f"{comments(result, revision)[0]} {images}{rule}"
+    return f"{comments(result, revision)[0]} {images_analysed(analysed, total)}{rule}"
+
+
+def images_analysed(analysed: int, total: int) -> str:
+    """Return on how many images a conclusion rests."""
+    return f"{analysed} of {total} image{'s' if total > 1 else ''} analysed."
+
+
+def not_shown(number: int) -> str:
+    """Return how many images a page has no room or no picture for."""
+    return f"{number} more image{' is' if number == 1 else 's are'} not shown here."
+
+
+def pattern(name: str) -> str:
+    """Return the pattern of a positive, and what it rests on."""
+    return f"{name}, from the film alone (no microbiology)."
+
+
+def image(number: int, total: int, place: str) -> str:
+    """Return how a text calls an image: "Image 1 of 2 (series 1, image 1)"."""
+    return f"Image {number} of {total}" + (f" ({place})" if place else "")
 
 
 def limit(flag: str) -> str:
@@ -82,8 +104,12 @@ def not_analysed(number: int, total: int, place: str, reason: str | None) -> str
     reason
         Why it was not analysed.
     """
-    where = f" ({place})" if place else ""
-    return f"Image {number} of {total}{where} not analysed: {reason or 'no reason given'}."
+    return f"{image(number, total, place)} not analysed: {reason or 'no reason given'}."
+
+
+def network(model: ModelIdentity) -> str:
+    """Return which network it was: name, version, and the hash that is its only identity."""
+    return f"Network: {model.name} {model.version} (weights SHA-256 {model.sha256})."
 
 
 def region(number: int) -> list[str]:
@@ -94,5 +120,15 @@ def region(number: int) -> list[str]:
     ]
 
 
-def _replaces(revision: int) -> str:
-    return f"Revision {revision}, replaces revision {revision - 1}. " if revision > 1 else ""
+def superseded(revision: int) -> str:
+    """Return why result objects are rejected."""
+    return f"AI result superseded by revision {revision}. Use the newest revision only."
+
+
+def revision(number: int) -> str:
+    """Return which revision it is, and which one it replaces."""
+    return f"Revision {number}" + (f", replaces revision {number - 1}" if number > 1 else "")
+
+
+def _replaces(number: int) -> str:
+    return f"{revision(number)}. " if number > 1 else ""

@@ -1,12 +1,20 @@
-"""Queue `deliver`: reports that wait for one destination, over one association."""
+"""Queue `deliver`: reports that wait for one destination, over one association.
 
+A destination that rejects Comprehensive 3D SR gets the same report as Comprehensive SR, and so do the next
+studies from the start (`service.core.refusals`).
+"""
+
+import hashlib
 from datetime import timedelta
 
 import structlog
+from pydicom import dcmread
+from pydicom.uid import Comprehensive3DSRStorage
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
-from service.core.completion import settle
-from service.core.errors import DeliveryError, LeaseLost, PermanentDelivery
+from service.core.completion import settle, withdraw
+from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery
 from service.core.leases import (
     DELIVER,
     Lease,
@@ -19,14 +27,18 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import now, record_event
-from service.core.states import DeliveryState
-from service.core.tables import Outbox, Report
-from worker.context import Context
+from service.core.refusals import remember
+from service.core.settings import Destination
+from service.core.states import DeliveryState, Kind
+from service.core.tables import Model, Outbox, Report, Revision
+from worker.context import Context, discarding
 from worker.scu import Answer, Sendable, Sent, answer_to, reason_for, send
+from worker.tasks.documents import as_comprehensive, earlier_documents, predecessors
 
 _BATCH = 20
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FEW = 5
+_SOP_CLASS_NOT_SUPPORTED = 0x0122  # of a destination that accepts every context and looks afterwards
 _log = structlog.get_logger()
 
 
@@ -58,10 +70,10 @@ def run(context: Context) -> None:
                 host=destination.host,
                 port=destination.port,
             ):
-                _finish(context, waiting.pop(0), sent)
+                _settle_one(context, destination, waiting.pop(0), sent)
         except DeliveryError as fault:
             for lease in waiting:
-                _finish(context, lease, Sent(None, fault))
+                _settle_one(context, destination, lease, Sent(None, fault))
             if fault.retry_helps:
                 _put_off(context, name, backoff_seconds(leases[0].attempts, _LONGEST_BACKOFF_SECONDS))
         except Exception as fault:
@@ -91,6 +103,99 @@ def _sendable(context: Context, lease: Lease) -> Sendable:
     with context.ledger.read() as session:
         report = session.get_one(Report, session.get_one(Outbox, lease.row_id).report_id)
         return Sendable(context.spool.absolute(report.path), report.sop_class_uid, report.transfer_syntax_uid)
+
+
+def _settle_one(context: Context, destination: Destination, lease: Lease, sent: Sent) -> None:
+    """Write down what became of one delivery, or send the report in its other form."""
+    with context.ledger.read() as session:
+        report = session.get_one(Report, session.get_one(Outbox, lease.row_id).report_id)
+    if not isinstance(sent.fault, NotAccepted) and sent.status != _SOP_CLASS_NOT_SUPPORTED:
+        _finish(context, lease, sent)
+    elif report.sop_class_uid == Comprehensive3DSRStorage:
+        try:
+            _fall_back(context, destination, lease, report)
+        except LeaseLost as fault:
+            _log.warning("deliver.lease_lost", reason=str(fault))
+        except FileNotFoundError:
+            _finish(context, lease, Sent(None, PermanentDelivery("the report's file is gone")))
+        except Exception as fault:
+            _log.exception("deliver.no_other_form", outbox=lease.row_id)
+            release_failed(context.ledger, lease, fault)
+    elif report.kind == Kind.COMPREHENSIVE_SR and destination.sr_form == "3d":
+        neither = "the destination accepts neither Comprehensive 3D SR nor Comprehensive SR"
+        _finish(context, lease, Sent(None, NotAccepted(neither)))
+    else:
+        _finish(context, lease, sent)
+
+
+def _fall_back(context: Context, destination: Destination, lease: Lease, report: Report) -> None:
+    """Send the report as Comprehensive SR instead; a destination that was offered it before has it made."""
+    installation = context.ledger.installation()
+    with context.ledger.read() as session:
+        earlier = earlier_documents(session, report.study_id, report.revision)
+        sha256 = session.scalars(
+            select(Model.sha256)
+            .join(Revision)
+            .where(Revision.study_id == report.study_id, Revision.number == report.revision)
+        ).one()
+    other = as_comprehensive(
+        dcmread(context.spool.absolute(report.path)),
+        installation,
+        sha256,
+        predecessors(earlier, Kind.COMPREHENSIVE_SR),
+    )
+    path = context.spool.write(
+        "reports", ".dcm", lambda stream: other.save_as(stream, enforce_file_format=True)
+    )
+    content = context.spool.absolute(path).read_bytes()
+    remember(context.ledger, destination)
+    why = "sent as Comprehensive SR instead: the destination does not accept Comprehensive 3D SR"
+    with discarding(context.spool, path), context.ledger.write() as session:
+        row, study = held(session, lease)
+        made = _comprehensive(session, report)
+        if made is None:
+            made = Report(
+                study_id=report.study_id,
+                kind=Kind.COMPREHENSIVE_SR,
+                revision=report.revision,
+                part=report.part,
+                sop_instance_uid=other.SOPInstanceUID,
+                sop_class_uid=other.SOPClassUID,
+                series_instance_uid=other.SeriesInstanceUID,
+                transfer_syntax_uid=other.file_meta.TransferSyntaxUID,
+                path=path,
+                digest=hashlib.sha256(content).hexdigest(),
+                size=len(content),
+                created_at=now(),
+            )
+            session.add(made)
+            session.flush()
+        session.add(
+            Outbox(
+                destination=row.destination,
+                report_id=made.id,
+                required=row.required,
+                state=DeliveryState.PENDING,
+                ready_at=now(),
+            )
+        )
+        withdraw(row, why)
+        record_event(session, study, "other_form", f"{report.kind} for {row.destination}: {why}")
+        settle(session, study)
+    if made.path != path:
+        context.spool.remove(path)  # another destination had it made
+
+
+def _comprehensive(session: Session, report: Report) -> Report | None:
+    """Return the Comprehensive SR of the same revision, when there is one."""
+    return session.scalars(
+        select(Report).where(
+            Report.study_id == report.study_id,
+            Report.kind == Kind.COMPREHENSIVE_SR,
+            Report.revision == report.revision,
+            Report.part == report.part,
+        )
+    ).one_or_none()
 
 
 def _finish(context: Context, lease: Lease, sent: Sent) -> None:

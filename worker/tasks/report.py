@@ -1,86 +1,49 @@
 """Queue `report`: one revision of a study becomes DICOM objects with a row in each destination's outbox."""
 
 import hashlib
-from collections.abc import Iterator
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
-from importlib.metadata import version
-from typing import Any
+from datetime import datetime, timedelta
 
-import numpy as np
-import numpy.typing as npt
 import structlog
-from pydicom import Dataset, dcmread
-from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from service.core.completion import result_of
+from service.core.completion import result_of, settle, withdraw
 from service.core.errors import LeaseLost
-from service.core.identifiers import derived_uid, report_uid, series_uid
-from service.core.leases import REPORT, Lease, claim, held, release_failed, renewed
+from service.core.leases import REPORT, Lease, claim, held, release, release_failed, renewed
 from service.core.ledger import now, record_event
-from service.core.results import Finding, ModelIdentity, Result, conclude
-from service.core.states import AnalysisState, DeliveryState, RevisionState, StudyState
-from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
-from worker.context import Context, discarding
-from worker.heatmap import build_heatmap
-from worker.structured_report import (
-    ImageResult,
-    Predecessor,
-    ReportContext,
-    build_structured_report,
+from service.core.refusals import refusals
+from service.core.results import ModelIdentity, Result, conclude
+from service.core.settings import Destination
+from service.core.states import (
+    DELIVERED_STATES,
+    AnalysisState,
+    DeliveryState,
+    Kind,
+    RevisionState,
+    StudyState,
 )
+from service.core.tables import Analysis, Instance, Model, Outbox, Report, Revision, Study
+from worker.context import Context, discarding
+from worker.tasks.documents import earlier_documents
+from worker.tasks.objects import Image, Job, Object, Superseded, objects
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class _Image:
-    """One image of the revision as the ledger knows it."""
-
-    sop_instance_uid: str
-    digest: str
-    spool_path: str
-    film_path: str | None
-    activation_path: str | None
-    result: Result
-
-
-@dataclass(frozen=True)
-class _Job:
-    """All that the ledger says of one revision, read before any file is touched."""
-
-    study_instance_uid: str
-    installation: str
-    ae_title: str
-    number: int
-    header_revision: int
-    build: int
-    model: ModelIdentity
-    activation_method: str
-    images: tuple[_Image, ...]
-    predecessors: dict[str, Predecessor]
-
-
-@dataclass(frozen=True)
-class _Object:
-    """One object, built; `finding` is what it is about."""
-
-    kind: str
-    part: int
-    finding: Finding
-    dataset: Dataset
-
-
-@dataclass(frozen=True)
-class _Built(_Object):
+class _Built(Object):
     """One object, on disk."""
 
     path: str
     digest: str
     size: int
+
+
+class _Delivering(Exception):
+    """An earlier revision is being delivered where a rejection note goes: the note must name that too."""
 
 
 def run(context: Context) -> None:
@@ -91,58 +54,65 @@ def run(context: Context) -> None:
                 _report_one(context, lease)
             except LeaseLost as fault:
                 _log.warning("report.lease_lost", reason=str(fault))
+            except _Delivering as fault:
+                release(context.ledger, lease, str(fault), 2.0, attempts=lease.attempts - 1)
             except Exception as fault:
                 _log.exception("report.failed", revision=lease.row_id)
                 release_failed(context.ledger, lease, fault)
 
 
 def _report_one(context: Context, lease: Lease) -> None:
-    job = _read(context, lease)
+    job, model_id = _read(context, lease)
     conclusion = conclude([image.result for image in job.images])
     built: list[_Built] = []
     with ExitStack() as kept:
-        for item in _objects(context, job, conclusion):
+        for item in objects(context, job, conclusion):
             built.append(_written(context, item))
             kept.enter_context(discarding(context.spool, built[-1].path))
         with context.ledger.write() as session:
             revision, study = held(session, lease)
-            _record(session, context, revision, study, job, conclusion, built)
+            _supersede(session, context, study, job)
+            revision.state = RevisionState.REPORTED
+            moment = now()
+            for item in built:
+                _put_out(session, context, study, job, item, moment)
+            _record_result(study, job, conclusion, model_id, moment)
+            settle(session, study)
+            record_event(session, study, "reported", f"revision {job.number}: {conclusion.finding}")
 
 
-def _read(context: Context, lease: Lease) -> _Job:
-    installation = context.ledger.installation()
+def _read(context: Context, lease: Lease) -> tuple[Job, int]:
+    """Return the revision with all that is needed to build it, and the row of the model it speaks for."""
+    installation, served = context.ledger.installation(), context.model_id
+    names = [destination.name for destination in context.settings.destinations]
     with context.ledger.read() as session:
         revision = session.get_one(Revision, lease.row_id)
         study = session.get_one(Study, revision.study_id)
-        images = [
-            _image(session, session.get_one(Instance, instance_id), revision.model_id)
-            for instance_id in revision.instance_ids
-        ]
-        earlier = session.scalars(
-            select(Report)
-            .where(Report.study_id == study.id, Report.revision < revision.number)
-            .order_by(Report.revision, Report.part.desc())
-        )
-        return _Job(
+        # What no model has looked at is reported by the gateway that serves this one.
+        model = session.get_one(Model, revision.model_id or served)
+        images = [session.get_one(Instance, instance_id) for instance_id in revision.instance_ids]
+        earlier = Report.study_id == study.id, Report.revision < revision.number
+        told = select(Outbox.destination).join(Report).where(*earlier, Outbox.attempts > 0)
+        job = Job(
             study_instance_uid=study.study_instance_uid,
             installation=installation,
             ae_title=context.settings.ae_title,
             number=revision.number,
             header_revision=revision.header_revision,
             build=revision.build,
-            model=ModelIdentity(revision.model.name, revision.model.version, revision.model.sha256),
-            activation_method=revision.model.activation_method,
-            images=tuple(images),
-            predecessors={
-                report.kind: Predecessor(
-                    report.sop_class_uid, report.sop_instance_uid, report.series_instance_uid
-                )
-                for report in earlier
-            },
+            model=ModelIdentity(model.name, model.version, model.sha256),
+            activation_method=model.activation_method,
+            images=tuple(_image(session, instance, model.id) for instance in images),
+            earlier=earlier_documents(session, study.id, revision.number),
+            says_chest=any(instance.says_chest for instance in images),
+            told=frozenset(session.scalars(told.where(Outbox.destination.in_(names)))),
+            rejecting_3d=frozenset(refusals(session, context.settings.destinations)),
+            superseded=_superseded(session, context, study.id, revision.number),
         )
+        return job, model.id
 
 
-def _image(session: Session, instance: Instance, model_id: int) -> _Image:
+def _image(session: Session, instance: Instance, model_id: int) -> Image:
     analysis = session.scalars(
         select(Analysis).where(
             Analysis.instance_id == instance.id,
@@ -151,7 +121,7 @@ def _image(session: Session, instance: Instance, model_id: int) -> _Image:
         )
     ).one_or_none()
     assert instance.spool_path is not None, "a reported image was kept"
-    return _Image(
+    return Image(
         instance.sop_instance_uid,
         instance.digest,
         instance.spool_path,
@@ -161,72 +131,64 @@ def _image(session: Session, instance: Instance, model_id: int) -> _Image:
     )
 
 
-def _objects(context: Context, job: _Job, conclusion: Result) -> Iterator[_Object]:
-    """Build the structured report, and a heat map for each film that somebody wants one of."""
-    at = now().astimezone(context.settings.zone)
-    images = [_loaded(context, image) for image in job.images]
-    settings = f"threshold={conclusion.threshold};population={context.settings.population}"
-
-    def about(kind: str, sop_class: str, part: int) -> ReportContext:
-        return _report_context(job, conclusion, kind, sop_class, f"{settings};part={part}", part, at)
-
-    report = build_structured_report(images, about("sr", Comprehensive3DSRStorage, 1))
-    yield _Object("sr", 1, conclusion.finding, report)
-    wanted = [image for image in images if image.activation is not None and _wanted(context, image.result)]
-    for part, image in enumerate(wanted, start=1):
-        heatmap = build_heatmap(image, about("heatmap", SecondaryCaptureImageStorage, part))
-        yield _Object("heatmap", part, image.result.finding, heatmap)
+def _rejecting(context: Context) -> list[str]:
+    return [item.name for item in context.settings.destinations if "rejection" in item.objects]
 
 
-def _wanted(context: Context, result: Result) -> bool:
-    """Return whether a film gets a heat map; a positive one does even before there is a destination."""
-    return result.finding is Finding.PRESENT or any(
-        destination.wants("heatmap", result.finding) for destination in context.settings.destinations
-    )
+def _superseded(session: Session, context: Context, study_id: int, number: int) -> tuple[Superseded, ...]:
+    """Return what destinations that want rejection notes hold of earlier revisions and no note names yet."""
+    delivered: dict[str, list[Report]] = defaultdict(list)
+    for name in _rejecting(context):
+        rows = session.scalars(
+            select(Report)
+            .join(Outbox)
+            .where(
+                Report.study_id == study_id,
+                Report.revision < number,
+                Outbox.destination == name,
+                or_(Outbox.state.in_(DELIVERED_STATES), Report.kind == Kind.REJECTION),
+            )
+            .order_by(Report.id)
+        ).all()
+        noted = max((row.revision for row in rows if row.kind == Kind.REJECTION), default=0)
+        delivered[name] = [row for row in rows if row.kind != Kind.REJECTION and row.revision >= noted]
+    sets: dict[tuple[tuple[str, str], ...], set[str]] = defaultdict(set)
+    for name, reports in delivered.items():
+        sets[tuple((report.sop_instance_uid, report.path) for report in reports)].add(name)
+    return tuple(Superseded(frozenset(names), paths) for paths, names in sorted(sets.items()) if paths)
 
 
-def _report_context(
-    job: _Job, conclusion: Result, kind: str, sop_class: str, settings: str, part: int, at: datetime
-) -> ReportContext:
-    series = series_uid(job.installation, job.study_instance_uid, job.model.sha256, kind, sop_class)
-    sources = [(image.sop_instance_uid, image.digest) for image in job.images]
-    predecessor = job.predecessors.get(kind)
-    return ReportContext(
-        conclusion=conclusion,
-        model=job.model,
-        activation_method=job.activation_method,
-        series_instance_uid=series,
-        sop_instance_uid=report_uid(series, settings, sources, job.header_revision, job.build),
-        # Unique in the series: the revision's own number for the first object, the next hundreds for others.
-        instance_number=job.number + 100 * (part - 1),
-        revision=job.number,
-        predecessors=(predecessor,) if predecessor else (),
-        device_uid=derived_uid("device", job.installation),
-        device_serial_number=job.installation,
-        software_version=version("hilum"),
-        at=at,
-        device_name=job.ae_title,
-    )
+def _supersede(session: Session, context: Context, study: Study, job: Job) -> None:
+    """Where rejection notes go, send nothing more of earlier revisions: no note would name it.
+
+    Raises
+    ------
+    _Delivering
+        When a delivery of an earlier revision is under way or came in between.
+    """
+    rejecting = _rejecting(context)
+    if not rejecting:
+        return
+    rows = session.scalars(
+        select(Outbox)
+        .join(Report)
+        .where(
+            Report.study_id == study.id,
+            Report.revision < job.number,
+            Report.kind != Kind.REJECTION,
+            Outbox.destination.in_(rejecting),
+            Outbox.state.in_((DeliveryState.PENDING, DeliveryState.PARKED)),
+        )
+        .with_for_update(of=Outbox)
+    ).all()
+    under_way = any(row.lease_until is not None and row.lease_until > now() for row in rows)
+    if under_way or _superseded(session, context, study.id, job.number) != job.superseded:
+        raise _Delivering("an earlier revision is being delivered")
+    for row in rows:
+        withdraw(row, f"withdrawn: revision {job.number} replaces it")
 
 
-def _loaded(context: Context, image: _Image) -> ImageResult:
-    header = dcmread(context.spool.absolute(image.spool_path), force=True, stop_before_pixels=True)
-    return ImageResult(
-        header,
-        image.result,
-        _array(context, image.activation_path),
-        _array(context, image.film_path),
-    )
-
-
-def _array(context: Context, path: str | None) -> npt.NDArray[Any] | None:
-    if path is None:
-        return None
-    array: npt.NDArray[Any] = np.load(context.spool.absolute(path))
-    return array
-
-
-def _written(context: Context, item: _Object) -> _Built:
+def _written(context: Context, item: Object) -> _Built:
     path = context.spool.write(
         "reports", ".dcm", lambda stream: item.dataset.save_as(stream, enforce_file_format=True)
     )
@@ -234,46 +196,62 @@ def _written(context: Context, item: _Object) -> _Built:
     return _Built(**vars(item), path=path, digest=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
-def _record(
-    session: Session,
-    context: Context,
-    revision: Revision,
-    study: Study,
-    job: _Job,
-    conclusion: Result,
-    built: list[_Built],
+def _put_out(
+    session: Session, context: Context, study: Study, job: Job, item: _Built, moment: datetime
 ) -> None:
-    moment = now()
-    revision.state = RevisionState.REPORTED
-    for item in built:
-        report = Report(
-            study_id=study.id,
-            kind=item.kind,
-            revision=job.number,
-            part=item.part,
-            sop_instance_uid=item.dataset.SOPInstanceUID,
-            sop_class_uid=item.dataset.SOPClassUID,
-            series_instance_uid=item.dataset.SeriesInstanceUID,
-            transfer_syntax_uid=item.dataset.file_meta.TransferSyntaxUID,
-            path=item.path,
-            digest=item.digest,
-            size=item.size,
-            created_at=moment,
-        )
-        session.add(report)
-        session.flush()
-        session.add_all(
+    """Write an object into the ledger, and into the outbox of every destination that gets it."""
+    report = Report(
+        study_id=study.id,
+        kind=item.kind,
+        revision=job.number,
+        part=item.part,
+        sop_instance_uid=item.dataset.SOPInstanceUID,
+        sop_class_uid=item.dataset.SOPClassUID,
+        series_instance_uid=item.dataset.SeriesInstanceUID,
+        transfer_syntax_uid=item.dataset.file_meta.TransferSyntaxUID,
+        path=item.path,
+        digest=item.digest,
+        size=item.size,
+        created_at=moment,
+    )
+    session.add(report)
+    session.flush()
+    for destination in context.settings.destinations:
+        if destination.name not in item.destinations:
+            continue
+        # Who holds an earlier revision gets its correction, however late.
+        why = None if destination.name in job.told else _expired(destination, moment - study.received_at)
+        session.add(
             Outbox(
                 destination=destination.name,
                 report_id=report.id,
                 required=destination.required,
-                state=DeliveryState.PENDING,
+                state=DeliveryState.PARKED if why else DeliveryState.PENDING,
+                last_error=why,
                 ready_at=moment,
             )
-            for destination in context.settings.destinations
-            if destination.wants(item.kind, item.finding)
         )
-    study.revision, study.model_id = job.number, revision.model_id
+        if why:
+            record_event(session, study, "parked", f"{item.kind} for {destination.name}: {why}")
+
+
+def _expired(destination: Destination, age: timedelta) -> str | None:
+    """Return why a report of this age is not sent, or None."""
+    limit = destination.expires_after
+    if limit is None or age <= limit:
+        return None
+    return (
+        f"not sent: made {_hours(age)} after the study's first image came, and expires_after is "
+        f"{_hours(limit)}; `hilum retry` sends it after all"
+    )
+
+
+def _hours(time: timedelta) -> str:
+    return f"{time.total_seconds() / 3600:.3g} h"
+
+
+def _record_result(study: Study, job: Job, conclusion: Result, model_id: int, moment: datetime) -> None:
+    study.revision, study.model_id = job.number, model_id
     study.finding, study.probability, study.threshold = (
         conclusion.finding,
         conclusion.probability,
@@ -284,4 +262,3 @@ def _record(
     study.reported_at, study.delivered_at, study.confirmed_at = moment, None, None
     if study.due_at is None:  # else a later image is on its way and the study goes on receiving
         study.state, study.reason = StudyState.REPORTED, None
-    record_event(session, study, "reported", f"revision {job.number}: {conclusion.finding}")

@@ -29,6 +29,14 @@ NEGATIVE = Result(Finding.ABSENT, 0.0721, 0.5)
 OPEN = Result(Finding.INDETERMINATE, 0.4712, 0.5)
 LATERAL = Result(Finding.NOT_ANALYSED, reason="view position LATERAL")
 
+# Specific Character Set and a name written in it.
+NAMES: tuple[tuple[str | list[str], str], ...] = (
+    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ("ISO_IR 100", "Müller-Lüdenscheidt^Jürgen^^Dr.^MdB"),
+    ("ISO_IR 144", "Люкceмбypг^Ольга"),
+    ("ISO_IR 192", "Wang^XiaoDong=王^小东=José"),
+)
+
 
 def header(number: int = 1, **attributes: Any) -> Dataset:
     """A digital radiograph's header as a modality writes it; an attribute given as None is left out."""
@@ -144,6 +152,12 @@ def second_revision(*images: ImageResult) -> ReportContext:
         revision=2,
         predecessors=(replaced,),
     )
+
+
+def of_series(number: int, *images: ImageResult, **changed: Any) -> ReportContext:
+    """The context of a first object of another kind, in its own series."""
+    series = f"{STUDY}.{number}"
+    return context(*images, series_instance_uid=series, sop_instance_uid=f"{series}.1", **changed)
 
 
 def encoded(dataset: Dataset) -> bytes:
