@@ -1,4 +1,4 @@
-"""The real servers of the tests (Redis, PostgreSQL, Orthanc, the gateway), and dcmtk's storescu.
+"""The real servers of the tests (Redis, PostgreSQL, Orthanc, storescp, the gateway), and dcmtk's storescu.
 
 Each is a context manager that listens on a free port with its data in a temporary folder, is ready when its
 `start` returns, and can be killed and started again on the same port with the same data.
@@ -447,6 +447,48 @@ class Orthanc(Server):
 
     def _get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.http_url}{path}", timeout=30).raise_for_status()
+
+
+class StoreScp(Server):
+    """dcmtk's storescp as a PACS that takes the given SOP classes, and no others."""
+
+    name = "storescp"
+
+    def __init__(self, *sop_classes: str, ae_title: str = "STORESCP") -> None:
+        super().__init__()
+        self.sop_classes = sop_classes
+        self.ae_title = ae_title
+
+    @property
+    def destination(self) -> str:
+        """Its URL as a destination of reports."""
+        return f"dicom://{self.ae_title}@127.0.0.1:{self.port}"
+
+    @property
+    def received(self) -> Path:
+        """The folder of what it has received."""
+        return self.folder / "received"
+
+    def command(self) -> list[str]:
+        self.received.mkdir(exist_ok=True)
+        lines = ["[[TransferSyntaxes]]", "[Taken]"]
+        lines += ["TransferSyntax1 = LittleEndianExplicit", "TransferSyntax2 = JPEGBaseline"]
+        lines += ["[[PresentationContexts]]", "[Contexts]"]
+        for number, sop_class in enumerate(self.sop_classes, start=1):
+            lines.append(f"PresentationContext{number} = {sop_class}\\Taken")
+        lines += ["[[Profiles]]", "[Default]", "PresentationContexts = Contexts"]
+        configuration = self.folder / "storescp.cfg"
+        configuration.write_text("\n".join(lines) + "\n", encoding="ascii")
+        # The one in a virtual environment's bin is pynetdicom's.
+        program = Path("/usr/bin/storescp")
+        if not program.exists():
+            raise ServerError(f"{program} is not installed: apt-get install dcmtk")
+        options = ["-v", "-aet", self.ae_title, "-od", str(self.received), "-xf", str(configuration)]
+        return [str(program), *options, "Default", str(self.port)]
+
+    def ready(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 _ROLES = {"listen": "listener", "api": "api", "scheduler": "scheduler", "worker": "worker"}

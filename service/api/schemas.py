@@ -43,6 +43,8 @@ class ReportOut(BaseModel):
 
 class DeliveryOut(BaseModel):
     destination: str
+    kind: str
+    revision: int
     sop_instance_uid: str
     state: str
     attempts: int

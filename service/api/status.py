@@ -125,6 +125,8 @@ def _instance(instance: Instance) -> schemas.InstanceOut:
 def _delivery(report: Report, item: Outbox) -> schemas.DeliveryOut:
     return schemas.DeliveryOut(
         destination=item.destination,
+        kind=report.kind,
+        revision=report.revision,
         sop_instance_uid=report.sop_instance_uid,
         state=item.state,
         attempts=item.attempts,

@@ -38,6 +38,7 @@ from worker.scu import Sendable, send
 _AE_TITLE = "HILUM"
 _START_SECONDS = 90.0
 _REPORT_SECONDS = 120.0
+_WAITING = {"pending"}
 _FINISHED = {"delivered", "confirmed", "failed", "held"}
 
 
@@ -200,8 +201,9 @@ def _finished(port: int, study: _Pushed) -> dict[str, Any]:
     deadline = time.monotonic() + _REPORT_SECONDS
     while True:
         found = _get(port, f"/api/studies/{study.study_instance_uid}")
-        unanalysed = (found.get("result") or {}).get("finding") == "not_analysed"
-        if found.get("state") in _FINISHED or (found.get("state") == "reported" and unanalysed):
+        # A film that nobody is told about ends at reported; so does one that a person has to look at.
+        sent = all(item["state"] not in _WAITING for item in found.get("deliveries", []))
+        if found.get("state") in _FINISHED or (found.get("state") == "reported" and sent):
             return found
         if time.monotonic() > deadline:
             return found

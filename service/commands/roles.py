@@ -63,7 +63,12 @@ def schedule(settings: Settings) -> None:
     from service.scheduler.scheduler import Scheduler
 
     ledger, spool = _open(settings, "scheduler")
-    scheduler = Scheduler(ledger, spool, broker_url(settings))
+    scheduler = Scheduler(
+        ledger,
+        spool,
+        broker_url(settings),
+        report_every_radiograph=settings.reports_every_radiograph,
+    )
     thread = threading.Thread(target=scheduler.run, name="scheduler")
     thread.start()
     _until_terminated()

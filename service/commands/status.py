@@ -93,6 +93,7 @@ def _print_study(study: schemas.StudyOut) -> None:
         screen.print(f"  image {instance.sop_instance_uid}: {' '.join(part for part in said if part)}")
     for delivery in study.deliveries:
         done = f"{delivery.state} after {delivery.attempts} attempt(s)"
-        screen.print(f"  {delivery.destination}: {done} {delivery.last_error or ''}")
+        what = f"{delivery.kind}, revision {delivery.revision}, to {delivery.destination}"
+        screen.print(f"  {what}: {done} {delivery.last_error or ''}")
     for event in study.events:
         screen.print(f"  {event.at:%Y-%m-%d %H:%M:%S}  {event.kind}  {event.detail}", style="dim")

@@ -4,6 +4,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from redis import Redis
@@ -13,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.core.embedded import broker_url
 from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
-from service.core.ledger import check_migrated
+from service.core.ledger import Ledger, check_migrated
+from service.core.refusals import refusals
 from service.core.settings import Settings
 from service.core.spool import Spool
 
@@ -64,8 +66,10 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield data_folder(settings)
     yield _ledger(settings)
     yield _broker(settings)
+    forms = _forms(settings)
     for destination in settings.destinations:
-        yield _reachable(f"destination {destination.name}", destination.host, destination.port)
+        form = forms.get(destination.name, "")
+        yield _reachable(f"destination {destination.name}", destination.host, destination.port, form)
     yield _admission(settings)
 
 
@@ -125,12 +129,27 @@ def _broker(settings: Settings) -> Check:
     return _tried("Redis", ping, "Start `hilum up` (embedded Redis), or check HILUM_BROKER_URL")
 
 
-def _reachable(name: str, host: str, port: int) -> Check:
+def _reachable(name: str, host: str, port: int, form: str) -> Check:
     def connect() -> str:
         socket.create_connection((host, port), timeout=3).close()
-        return f"{host}:{port} accepts connections"
+        return f"{host}:{port} accepts connections{form}"
 
     return _tried(name, connect, "Is the PACS up, the port right, the firewall open?")
+
+
+def _forms(settings: Settings) -> dict[str, str]:
+    """Return, by destination, what the ledger remembers of the form in which reports go there."""
+    try:
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
+            found = refusals(session, settings.destinations)
+    except (ConfigurationError, SQLAlchemyError):
+        return {}  # said by the check of the ledger
+    return {
+        name: f"; reports go as Comprehensive SR, since it rejected Comprehensive 3D SR on {row.at:%Y-%m-%d} "
+        "(`hilum retry` of one of its studies offers that again)"
+        for name, row in found.items()
+        if any(item.name == name and item.sr_form == "3d" for item in settings.destinations)
+    }
 
 
 def _admission(settings: Settings) -> Check:

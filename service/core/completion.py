@@ -13,6 +13,7 @@ from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from service.core.ledger import Ledger, now, record_event
+from service.core.refusals import forget
 from service.core.results import Finding, Result, conclude
 from service.core.states import (
     DELIVERED_STATES,
@@ -21,6 +22,7 @@ from service.core.states import (
     AnalysisState,
     DeliveryState,
     InstanceState,
+    Kind,
     RevisionState,
     StudyState,
 )
@@ -31,8 +33,12 @@ _log = structlog.get_logger()
 SUPERSEDED_BY_PRESENTATION = "left out: the same exposure is there For Presentation"
 
 
-def conclude_due_studies(ledger: Ledger, limit: int = 50) -> int:
-    """Conclude every study that is due and finished; mark as analysing what is due and not finished yet."""
+def conclude_due_studies(ledger: Ledger, limit: int = 50, *, report_every_radiograph: bool = False) -> int:
+    """Conclude every study that is due and finished; mark as analysing what is due and not finished yet.
+
+    `report_every_radiograph`: a study without an analysed film is reported as such whatever its films show,
+    not only when their header says chest radiograph.
+    """
     waiting = exists().where(Instance.study_id == Study.id, Instance.state.in_(UNFINISHED_INSTANCES))
     due = Study.due_at <= now()
     with ledger.read() as session:
@@ -57,7 +63,7 @@ def conclude_due_studies(ledger: Ledger, limit: int = 50) -> int:
             with ledger.write() as session:
                 study = session.get_one(Study, study_id, with_for_update=True)
                 if study.due_at is not None and study.due_at <= now():
-                    concluded += _conclude(session, study)
+                    concluded += _conclude(session, study, report_every_radiograph)
         except Exception:
             _log.exception("completion.failed", study=study_id)
             with ledger.write() as session:
@@ -77,7 +83,9 @@ def retry_study(session: Session, study: Study) -> None:
             study.due_at = moment
             study.build += 1  # a report that named this image as failed has to be built anew
     newest = _newest_revision(session, study)
-    for delivery in _deliveries(session, study.id):
+    deliveries = _deliveries(session, study.id)
+    forget(session, {delivery.destination for delivery in deliveries})
+    for delivery in deliveries:
         if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED) and study.state != StudyState.HELD:
             delivery.state, delivery.attempts, delivery.ready_at = DeliveryState.PENDING, 0, moment
     unbuilt = newest is not None and newest.state == RevisionState.FAILED
@@ -106,7 +114,14 @@ def settle(session: Session, study: Study) -> None:
     session.flush()
     deliveries = _deliveries(session, study.id)
     study.attention = _attention(session, study, deliveries)
-    required = [item for item in deliveries if item.required and item.report.revision == study.revision]
+    required = [
+        item
+        for item in deliveries
+        if item.required
+        and item.report.revision == study.revision
+        # What is sent in its place counts instead of it.
+        and item.state != DeliveryState.WITHDRAWN
+    ]
     if study.state not in (StudyState.REPORTED, StudyState.DELIVERED, StudyState.CONFIRMED) or not required:
         return
     if not all(item.state in DELIVERED_STATES for item in required):
@@ -134,7 +149,7 @@ def result_of(instance: Instance, analysis: Analysis | None) -> Result:
     )
 
 
-def _conclude(session: Session, study: Study) -> bool:
+def _conclude(session: Session, study: Study, report_every_radiograph: bool) -> bool:
     instances = session.scalars(
         select(Instance).where(Instance.study_id == study.id).order_by(Instance.id)
     ).all()
@@ -162,7 +177,15 @@ def _conclude(session: Session, study: Study) -> bool:
         study.reason = next(item.reason for item in current if item.state == InstanceState.FAILED)
         record_event(session, study, "failed", study.reason or "")
     else:
-        _conclude_unanalysed(session, study, current or instances)
+        said = conclude([result_of(instance, None) for instance in current or instances])
+        _take_back(session, study, said)
+        # An earlier report is always answered by another one; else the reader has to expect one.
+        expected = any(instance.says_chest for instance in current) or report_every_radiograph
+        if current and (study.revision or expected):
+            _open_revision(session, study, current, None)
+        else:
+            study.state, study.reported_at = StudyState.REPORTED, now()
+        record_event(session, study, "not_analysed", said.reason or "")
     settle(session, study)
     return True
 
@@ -200,18 +223,38 @@ def _ask_for_missing(session: Session, analysed: Sequence[Instance], model_id: i
 def _hold(session: Session, study: Study, reason: str) -> None:
     """Report nothing of this study, and send nothing that is not sent yet."""
     study.state, study.reason = StudyState.HELD, reason
-    _withdraw(session, study, "the study is held")
+    why = "the study is held"
+    _withdraw_revision(session, study, why)
+    # What is parked stays so: it is not sent anyhow, and its reason outlives the hold.
+    for delivery in _deliveries(session, study.id):
+        if delivery.state == DeliveryState.PENDING:
+            withdraw(delivery, f"withdrawn: {why}")
     record_event(session, study, "held", reason)
 
 
-def _withdraw(session: Session, study: Study, why: str) -> None:
-    """Let nothing of this study be built or sent; what is under way is dropped by its token."""
+def _take_back(session: Session, study: Study, said: Result) -> None:
+    """Let no result of this study be built or sent any more, and say `said` (not analysed) instead."""
+    why = "nothing of the study is analysed any more"
     _withdraw_revision(session, study, why)
+    of_a_result = set(
+        session.scalars(
+            select(Revision.number).where(Revision.study_id == study.id, Revision.model_id.is_not(None))
+        )
+    )
     for delivery in _deliveries(session, study.id):
-        if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED):
-            delivery.state, delivery.last_error = DeliveryState.WITHDRAWN, f"withdrawn: {why}"
-            delivery.lease_token += 1
-            delivery.lease_owner = delivery.lease_until = None
+        waits = delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED)
+        about = delivery.report
+        if waits and about.revision in of_a_result and about.kind != Kind.REJECTION:
+            withdraw(delivery, f"withdrawn: {why}")
+    study.finding, study.result_reason, study.flags = said.finding, said.reason, []
+    study.probability = study.threshold = study.pattern = None
+
+
+def withdraw(delivery: Outbox, why: str) -> None:
+    """Let a delivery that waits not happen; one that is under way is dropped by its token."""
+    delivery.state, delivery.last_error = DeliveryState.WITHDRAWN, why
+    delivery.lease_token += 1
+    delivery.lease_owner = delivery.lease_until = None
 
 
 def _withdraw_revision(session: Session, study: Study, why: str) -> None:
@@ -223,21 +266,22 @@ def _withdraw_revision(session: Session, study: Study, why: str) -> None:
         newest.lease_owner = newest.lease_until = None
 
 
-def _open_revision(session: Session, study: Study, current: Sequence[Instance], model_id: int) -> None:
+def _open_revision(session: Session, study: Study, current: Sequence[Instance], model_id: int | None) -> None:
     """Make the next revision, unless the newest one already speaks of the same images and headers.
 
-    A revision that was never built is not followed by another one: it speaks of the newer images now.
+    A revision that was never built is not followed by another one: it speaks of the newer images now. Without
+    a model it says that nothing was analysed; then the first image that its header calls a chest is new.
     """
     newest = _newest_revision(session, study)
     analysed = {instance.id for instance in current if instance.state == InstanceState.ANALYSED}
     settings = (model_id, study.header_revision, study.build)
     if newest is not None and newest.state == RevisionState.REPORTED:
         same = (newest.model_id, newest.header_revision, newest.build) == settings
-        if same and analysed <= set(newest.instance_ids):
+        chests = {instance.id for instance in current if instance.says_chest}
+        known = set(newest.instance_ids)
+        if same and analysed <= known and (model_id is not None or not chests or chests & known):
             study.state = StudyState.REPORTED
-            for delivery in _deliveries(session, study.id):
-                if delivery.state == DeliveryState.WITHDRAWN and delivery.report.revision == newest.number:
-                    delivery.state, delivery.ready_at = DeliveryState.PENDING, now()
+            _send_after_all(_deliveries(session, study.id), newest.number)
             return
     if newest is None or newest.state == RevisionState.REPORTED:
         number = newest.number + 1 if newest else 1
@@ -255,6 +299,20 @@ def _open_revision(session: Session, study: Study, current: Sequence[Instance], 
     )
 
 
+def _send_after_all(deliveries: Sequence[Outbox], revision: int) -> None:
+    """Send what was withdrawn of a revision that holds again, unless another form went in its place."""
+    replaced = {
+        item.destination
+        for item in deliveries
+        if item.report.kind == Kind.COMPREHENSIVE_SR and item.report.revision == revision
+    }
+    for item in deliveries:
+        if item.state != DeliveryState.WITHDRAWN or item.report.revision != revision:
+            continue
+        if item.report.kind != Kind.SR or item.destination not in replaced:
+            item.state, item.ready_at = DeliveryState.PENDING, now()
+
+
 def _newest_revision(session: Session, study: Study) -> Revision | None:
     return session.scalars(
         select(Revision)
@@ -263,16 +321,6 @@ def _newest_revision(session: Session, study: Study) -> Revision | None:
         .limit(1)
         .with_for_update()
     ).one_or_none()
-
-
-def _conclude_unanalysed(session: Session, study: Study, images: Sequence[Instance]) -> None:
-    """Say that nothing of the study was analysed, also when a corrected header takes a result back."""
-    _withdraw(session, study, "nothing of the study is analysed any more")
-    said = conclude([result_of(instance, None) for instance in images])
-    study.finding, study.result_reason, study.flags = said.finding, said.reason, []
-    study.probability = study.threshold = study.pattern = None
-    study.state, study.reported_at = StudyState.REPORTED, now()
-    record_event(session, study, "not_analysed", said.reason or "")
 
 
 def _prefer_presentation(instances: Sequence[Instance]) -> None:
@@ -296,7 +344,7 @@ def _prefer_presentation(instances: Sequence[Instance]) -> None:
 def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> str | None:
     """Return what a person should look at, or None."""
     reasons = [study.reason] if study.state == StudyState.HELD and study.reason else []
-    if study.revision and study.finding == Finding.NOT_ANALYSED:
+    if study.finding == Finding.NOT_ANALYSED and _speaks_of_a_result(session, study):
         reasons.append(f"revision {study.revision} was reported and no longer holds: {study.result_reason}")
     troubled = select(Instance.reason).where(
         Instance.study_id == study.id,
@@ -309,6 +357,14 @@ def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> 
         if item.state == DeliveryState.PARKED
     ]
     return "; ".join(dict.fromkeys(reasons)) or None
+
+
+def _speaks_of_a_result(session: Session, study: Study) -> bool:
+    """Return whether the newest revision that was reported names a finding."""
+    reported = select(Revision.model_id).where(
+        Revision.study_id == study.id, Revision.number == study.revision
+    )
+    return session.scalars(reported).first() is not None
 
 
 def _deliveries(session: Session, study_id: int) -> Sequence[Outbox]:

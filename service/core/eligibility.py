@@ -87,6 +87,20 @@ def assess(header: Header) -> Verdict:
     return Verdict(Eligibility.CANDIDATE)
 
 
+def says_chest(header: Header) -> bool:
+    """Return whether the header calls the object a chest radiograph, whatever the view.
+
+    A reader expects an answer about such a film, so "not analysed" is one. An empty body part says nothing.
+    """
+    if assess(header).eligibility is Eligibility.IGNORED or header.modality not in _RADIOGRAPH_MODALITIES:
+        return False
+    if header.species not in _HUMAN:
+        return False
+    if header.region_codes:
+        return bool(_CHEST_REGIONS.intersection(header.region_codes))
+    return header.body_part_examined in _CHEST_BODY_PARTS - {""}
+
+
 def population_limit(age_years: float | None, ages: tuple[float, float]) -> str | None:
     """Return why the patient lies outside the population the weights were validated for, or None.
 

@@ -14,6 +14,7 @@
     └── DeliveryError             a destination did not take a report
         ├── TransientDelivery     try again later
         └── PermanentDelivery     park it and tell a person
+            └── NotAccepted       the destination does not take this SOP class at all
 
 Each class carries its code, its DIMSE status (PS3.4 B.2.3, PS3.7 C), its HTTP status and whether a
 retry can help; nothing else in the code maps an error to a status.
@@ -103,3 +104,9 @@ class PermanentDelivery(DeliveryError):
     """The destination refuses the object itself: park it until a person looks."""
 
     code = "delivery-permanent"
+
+
+class NotAccepted(PermanentDelivery):
+    """The destination does not take this SOP class: another form of the object may do."""
+
+    code = "delivery-not-accepted"

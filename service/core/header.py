@@ -9,10 +9,12 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info, read_preamble
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from service.core.errors import Refused, Unreadable
 from service.core.identifiers import checked_uid
+from service.core.shape import check_shape
 
 # Up to Presentation LUT Shape everything that decides lies before the pixels; what a modality may have put
 # into private groups after (7FE0,0010) is never read.
@@ -53,6 +55,7 @@ _KEYWORDS = [
     "BitsAllocated",
     "BurnedInAnnotation",
 ]
+_TAGS = frozenset(int(Tag(keyword)) for keyword in _KEYWORDS)
 _DAYS_PER_YEAR = 365.2425
 _AGE_UNIT_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_PER_YEAR, "D": 1 / _DAYS_PER_YEAR}
 
@@ -125,7 +128,7 @@ def read_header(path: Path) -> Header:
         When one of those UIDs is malformed.
     """
     try:
-        _refuse_deflated(path)
+        _check_before_reading(path)
         # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
         dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
         return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
@@ -175,14 +178,19 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
     )
 
 
-def _refuse_deflated(path: Path) -> None:
-    """Refuse a deflated data set before it is read: nothing bounds what it inflates to."""
+def _check_before_reading(path: Path) -> None:
+    """Refuse what would take too much to read: what inflates, nests or grows without bound."""
+    syntax, start = None, 0
     with path.open("rb") as stream:
-        if read_preamble(stream, force=True) is None:
-            return
-        meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        if read_preamble(stream, force=True) is not None:
+            meta = read_file_meta_info(path)
+            syntax = meta.get("TransferSyntaxUID")
+            # PS3.10 7.1: the group length comes first; a file without it is left to pydicom.
+            start = 144 + meta.get("FileMetaInformationGroupLength", -144)
+    if syntax == DeflatedExplicitVRLittleEndian:
         raise Unreadable("deflated data sets are not read")
+    if path.stat().st_size:
+        check_shape(path, syntax, start, _TAGS)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

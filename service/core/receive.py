@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.core.copies import settle_copies
-from service.core.eligibility import Eligibility, Verdict, assess
+from service.core.eligibility import Eligibility, Verdict, assess, says_chest
 from service.core.errors import Mismatch, OutOfResources
 from service.core.header import Header, read_header
 from service.core.ledger import Ledger, now, record_event
@@ -164,6 +164,7 @@ class Intake:
                 presentation_intent_type=header.presentation_intent_type[:16],
                 acquired_at=header.acquired_at[:64],
                 patient_age_years=header.patient_age_years,
+                says_chest=says_chest(header),
             )
         )
         if verdict.eligibility is Eligibility.NOT_ANALYSED:

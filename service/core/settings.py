@@ -6,30 +6,66 @@ with every fault listed at once. What one line can't say stands in the TOML file
 
 import re
 import tomllib
-from datetime import tzinfo
+from datetime import timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.core.errors import ConfigurationError
+from service.core.states import Kind
 
 AETitle = Annotated[
     str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,4})(?P<unit>[mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _TOKEN = re.compile(r"(?P<name>[\w.-]+):(?P<role>viewer|clinician|administrator):(?P<sha256>[0-9a-f]{64})")
+
+
+def _duration(value: object) -> timedelta:
+    """Read "90m", "24h" or "3d": a bare number would leave its unit open."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('a time is a number with its unit: "90m", "24h" or "3d"')
+    return timedelta(**{_UNITS[match["unit"]]: int(match["count"])})
 
 
 class Destination(BaseModel):
     """Where reports go: one storage SCP.
 
-    `url` is ``dicom://AET@host:port``. `required` says whether a study counts as delivered without it, and
-    `heatmap` whether films without pneumonia get a heat map too.
+    Attributes
+    ----------
+    url
+        ``dicom://AET@host:port``.
+    required
+        Whether a study counts as delivered only with it.
+    objects
+        What it gets: the report itself ("sr"), and beside it heat maps, a text SR, presentation states, a
+        PDF, and notes that reject what a newer revision replaces.
+    heatmap
+        For films with pneumonia, or for every analysed film.
+    sr
+        The form of the report: Comprehensive 3D SR, and Comprehensive SR where that is rejected;
+        Comprehensive SR at once; the text SR in its place; none at all.
+    not_analysed
+        Which films that were not analysed are reported as such: those that their header calls chest
+        radiographs, every radiograph, none.
+    expires_after
+        A report made later than this after the study's first image came is parked for a person.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,8 +73,11 @@ class Destination(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     url: str
     required: bool = True
-    objects: tuple[Literal["sr", "heatmap"], ...] = ("sr", "heatmap")
+    objects: tuple[Literal["sr", "heatmap", "text", "gsps", "pdf", "rejection"], ...] = ("sr", "heatmap")
     heatmap: Literal["positive", "always"] = "positive"
+    sr: Literal["3d", "comprehensive", "text", "none"] = "3d"
+    not_analysed: Literal["chest", "always", "never"] = "chest"
+    expires_after: Annotated[timedelta, BeforeValidator(_duration)] | None = None
 
     @field_validator("url")
     @classmethod
@@ -50,11 +89,66 @@ class Destination(BaseModel):
             raise ValueError("AE title, host and port are all needed: dicom://AET@host:port")
         return url
 
-    def wants(self, kind: str, finding: str) -> bool:
-        """Return whether this destination takes a report of `kind` on a film with `finding`."""
-        return kind in self.objects and (
-            kind != "heatmap" or self.heatmap == "always" or finding == "present"
-        )
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        said = self.model_fields_set
+        faults = []
+        if "objects" in said and "sr" in said and ("sr" in self.objects) is (self.sr == "none"):
+            faults.append(
+                f'sr = "{self.sr}" and objects {"with" if self.sr == "none" else "without"} "sr" '
+                "contradict each other: leave one of them out"
+            )
+        if self.sr_form == "text" and "text" in self.objects:
+            faults.append('sr = "text" sends the text SR already: take "text" out of objects')
+        if "heatmap" in said and "heatmap" not in self.objects:
+            faults.append(f'heatmap = "{self.heatmap}" needs "heatmap" among objects')
+        if "not_analysed" in said and self.not_analysed != "never" and not self.reads:
+            faults.append(
+                f'not_analysed = "{self.not_analysed}" is a report in words: it needs "sr", "text" or "pdf" '
+                "among objects"
+            )
+        if self.sr_form == "none" and not set(self.objects) - {"sr", "rejection"}:
+            faults.append("it gets nothing at all: name objects, or take the destination out")
+        if faults:
+            raise ValueError("; ".join(f"destination {self.name}: {fault}" for fault in faults))
+        return self
+
+    @property
+    def sr_form(self) -> str:
+        """The form of the report here: "3d", "comprehensive", "text" or "none"."""
+        return self.sr if "sr" in self.objects else "none"
+
+    @property
+    def takes_documents(self) -> bool:
+        """Whether it gets SR documents, of whatever kind."""
+        return self.sr_form != "none" or "text" in self.objects
+
+    @property
+    def reads(self) -> bool:
+        """Whether it gets a report in words, so that silence would say something."""
+        return self.takes_documents or "pdf" in self.objects
+
+    def wants(self, kind: Kind, finding: str, *, rejects_3d: bool = False) -> bool:
+        """Return whether this destination takes an object of `kind` on a study or film with `finding`.
+
+        Not asked for "not analysed", which is `wants_not_analysed`'s. `rejects_3d`: it is known to take no
+        Comprehensive 3D SR.
+        """
+        match kind:
+            case Kind.SR:
+                return self.sr_form == "3d" and not rejects_3d
+            case Kind.COMPREHENSIVE_SR:
+                return self.sr_form == "comprehensive" or (self.sr_form == "3d" and rejects_3d)
+            case Kind.TEXT:
+                return self.sr_form == "text" or "text" in self.objects
+            case Kind.HEATMAP:
+                return "heatmap" in self.objects and (self.heatmap == "always" or finding == "present")
+            case _:
+                return str(kind) in self.objects
+
+    def wants_not_analysed(self, says_chest: bool) -> bool:
+        """Return whether it takes the report of a study without an analysed film."""
+        return self.reads and (self.not_analysed == "always" or (self.not_analysed == "chest" and says_chest))
 
     @property
     def ae_title(self) -> str:
@@ -122,6 +216,21 @@ class Settings(BaseSettings):
     weights: Path | None = Field(None, description="A `.safetensors` file; empty: the weights that ship")
     min_free_bytes: int = Field(
         1_000_000_000, ge=0, description="Free space of the data folder under which C-STORE answers A700"
+    )
+    # Three descriptors each: below the 1,024 that select takes.
+    max_associations: int = Field(
+        50, ge=1, le=200, description="Associations at a time; one more is rejected for now"
+    )
+    max_associations_per_address: int = Field(
+        25,
+        ge=0,
+        description="Of them from one address; 0 behind a balancer that hides addresses: no limit",
+    )
+    max_associations_per_ae_title: int = Field(
+        25, ge=0, description="Of them of one calling AE title; 0: no limit"
+    )
+    max_object_bytes: int = Field(
+        1_000_000_000, ge=1, description="Longest data set taken; C-STORE answers A700 to a longer one"
     )
 
     @field_validator("config", "broker_url", "database_url", "timezone", "weights", mode="before")
@@ -211,6 +320,11 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """The ledger's URL."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'ledger.sqlite3'}"
+
+    @property
+    def reports_every_radiograph(self) -> bool:
+        """Whether a destination wants to hear of knees too."""
+        return any(destination.wants_not_analysed(says_chest=False) for destination in self.destinations)
 
     @property
     def zone(self) -> tzinfo | None:

@@ -47,10 +47,24 @@ class RevisionState(StrEnum):
     FAILED = "failed"
 
 
+class Kind(StrEnum):
+    """What an object that we make is; each kind has a series of its own."""
+
+    SR = "sr"
+    COMPREHENSIVE_SR = "comprehensive-sr"
+    TEXT = "text"
+    NOT_ANALYSED = "not-analysed"
+    HEATMAP = "heatmap"
+    GSPS = "gsps"
+    PDF = "pdf"
+    REJECTION = "rejection"
+
+
 class DeliveryState(StrEnum):
     """Where one report stands at one destination.
 
-    ``parked`` waits for a person; ``withdrawn`` is not sent, because what it says no longer holds.
+    ``parked`` waits for a person; ``withdrawn`` is not sent, because what it says no longer holds or because
+    another object says it there.
     """
 
     PENDING = "pending"
@@ -63,4 +77,6 @@ class DeliveryState(StrEnum):
 UNFINISHED_INSTANCES = (InstanceState.RECEIVED, InstanceState.DECODED)
 # What a report speaks of: every radiograph of the study, the unanalysed with their reason.
 REPORTABLE_INSTANCES = (InstanceState.ANALYSED, InstanceState.NOT_ANALYSED, InstanceState.FAILED)
+# The kinds that are SR documents: one of them replaces another when the study's result changes.
+DOCUMENTS = (Kind.SR, Kind.COMPREHENSIVE_SR, Kind.TEXT, Kind.NOT_ANALYSED)
 DELIVERED_STATES = (DeliveryState.DELIVERED, DeliveryState.CONFIRMED)

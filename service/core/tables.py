@@ -125,7 +125,10 @@ class Subject(Base):
 
 
 class Instance(Leased, Base):
-    """One received object; the lease is for decoding. The same UID with other bytes is another row."""
+    """One received object; the lease is for decoding. The same UID with other bytes is another row.
+
+    `says_chest`: its header calls it a chest radiograph, so that silence about it could be read as normal.
+    """
 
     __tablename__ = "instance"
     __table_args__ = (
@@ -155,6 +158,7 @@ class Instance(Leased, Base):
     presentation_intent_type: Mapped[str] = mapped_column(String(16))
     acquired_at: Mapped[str] = mapped_column(String(64))
     patient_age_years: Mapped[float | None] = mapped_column(Float)
+    says_chest: Mapped[bool] = mapped_column(default=False)
     flags: Mapped[list[str]] = mapped_column(default=list)
 
     study: Mapped[Study] = relationship(back_populates="instances")
@@ -189,14 +193,17 @@ class Analysis(Leased, Base):
 
 
 class Revision(Leased, Base):
-    """One version of a study's report, and the images it speaks of; the lease is for building it."""
+    """One version of a study's report, and the images it speaks of; the lease is for building it.
+
+    Without a model it says that nothing of the study was analysed.
+    """
 
     __tablename__ = "revision"
     __table_args__ = (UniqueConstraint("study_id", "number"), Index("ix_revision_work", "state", "ready_at"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
-    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
     number: Mapped[int]
     header_revision: Mapped[int]
     build: Mapped[int]
@@ -205,13 +212,14 @@ class Revision(Leased, Base):
     created_at: Mapped[datetime]
 
     study: Mapped[Study] = relationship()
-    model: Mapped[Model] = relationship()
+    model: Mapped[Model | None] = relationship()
 
 
 class Report(Base):
     """One DICOM object made for a study; its bytes are built once and resent unchanged.
 
-    `part` counts the objects of one kind in one revision (a heat map for each positive film).
+    `kind` is one of `service.core.states.Kind`; `part` counts the objects of one kind in one revision (a heat
+    map for each positive film).
     """
 
     __tablename__ = "report"
@@ -255,6 +263,16 @@ class Outbox(Leased, Base):
     confirmed_at: Mapped[datetime | None]
 
     report: Mapped[Report] = relationship(back_populates="deliveries")
+
+
+class Refusal(Base):
+    """A destination that rejected Comprehensive 3D SR when it was offered last, at this address."""
+
+    __tablename__ = "refusal"
+
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    url: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]
 
 
 class Event(Base):

@@ -38,9 +38,12 @@ _log = structlog.get_logger()
 class Scheduler:
     """Runs until `stop` is called."""
 
-    def __init__(self, ledger: Ledger, spool: Spool, broker_url: str) -> None:
+    def __init__(
+        self, ledger: Ledger, spool: Spool, broker_url: str, *, report_every_radiograph: bool = False
+    ) -> None:
         self._ledger = ledger
         self._spool = spool
+        self._report_every_radiograph = report_every_radiograph
         self._enqueuer = Enqueuer(ledger, broker_url)
         self._stopped = threading.Event()
         self._redis_reachable = True
@@ -73,7 +76,7 @@ class Scheduler:
         if moment >= self._next_beat:
             beat(self._ledger, "scheduler", "" if self._redis_reachable else "Redis cannot be reached")
             self._next_beat = moment + BEAT_SECONDS
-        conclude_due_studies(self._ledger)
+        conclude_due_studies(self._ledger, report_every_radiograph=self._report_every_radiograph)
         reachable = self._enqueuer.enqueue_ready()
         if reachable != self._redis_reachable:
             _log.warning("scheduler.redis_reachable" if reachable else "scheduler.redis_unreachable")

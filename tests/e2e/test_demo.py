@@ -14,9 +14,9 @@ pytestmark = pytest.mark.e2e
 _ROOT = Path(__file__).parents[2]
 
 
-def hilum(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def hilum(folder: Path, *arguments: str, population: str = "flag") -> subprocess.CompletedProcess[str]:
     """Run `hilum` in an empty folder; adults are scored with the limit stated, as in the demo."""
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "HILUM_POPULATION": "flag"}
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "HILUM_POPULATION": population}
     command = [sys.executable, "-m", "service.commands.main", *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=170
@@ -51,3 +51,13 @@ def test_the_demo_ends_with_every_report_and_the_numbers_of_analyse(tmp_path: Pa
     served = {chest["files"][image["sop_instance_uid"]]: image["probability"] for image in chest["instances"]}
     for name, said in zip(names, alone, strict=True):
         assert served[name] == pytest.approx(said["probability"], abs=1e-6)
+
+
+def test_the_demo_waits_for_the_report_of_a_film_that_is_not_analysed(tmp_path: Path) -> None:
+    film = str(get_testdata_file("RG1_UNCR.dcm", download=False))
+    done = hilum(tmp_path, "demo", film, population="refuse")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (study,) = json.loads((tmp_path / "demo-out" / "results.json").read_text())
+    assert (study["state"], study["result"]["finding"]) == ("delivered", "not_analysed")
+    assert study["reports_received"] == 1
+    assert "NOT ANALYSED" in next((tmp_path / "demo-out").glob("*-structured-report.html")).read_text()

@@ -12,10 +12,19 @@ import psutil
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.uid import Comprehensive3DSRStorage, JPEG2000Lossless
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    EnhancedSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    JPEG2000Lossless,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from tests import factories
-from tests.servers import Gateway, Orthanc, Redis, eventually, storescu
+from tests.servers import Gateway, Orthanc, Redis, StoreScp, eventually, storescu
 
 pytestmark = pytest.mark.e2e
 Start = Callable[..., Gateway]
@@ -193,6 +202,7 @@ def test_a_film_cut_short_gets_a_reason_and_a_ct_slice_its_own(running: Gateway,
     study = running.wait_for_state(cut.StudyInstanceUID, _DONE, _PATIENCE)
     assert study["result"]["finding"] == "not_analysed"
     assert "cannot be decoded" in study["result"]["reason"]
+    assert [item["kind"] for item in study["reports"]] == ["not-analysed"]
     study = running.wait_for_state(ct.StudyInstanceUID, _DONE, _PATIENCE)
     assert "not a radiograph" in study["result"]["reason"]
     assert not study["reports"]
@@ -229,13 +239,91 @@ def test_the_sample_films_score_as_in_analyse_and_adults_are_flagged(gateway: St
     assert served["result"]["probability"] is None
 
 
-def test_a_patient_outside_the_population_is_refused_by_default(running: Gateway, tmp_path: Path) -> None:
-    film = factories.chest_film(13, PatientAge="064Y")
+def test_an_adult_s_chest_is_told_to_the_pacs_as_not_analysed(
+    running: Gateway, pacs: Orthanc, tmp_path: Path
+) -> None:
+    film = factories.chest_film(13, PatientAge="064Y", PatientName="Tést^Ünal")
+    push(running, tmp_path, film)
+    study = running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    assert study["result"]["finding"] == "not_analysed"
+    assert "64 years" in study["result"]["reason"]
+    (told,) = results_in(pacs, film)
+    assert told.SOPClassUID == EnhancedSRStorage
+    assert (told.PatientName, told.AccessionNumber) == (film.PatientName, film.AccessionNumber)
+    assert "NOT ANALYSED" in told.to_json()
+    assert study["result"]["reason"] in told.to_json()
+    (delivery,) = study["deliveries"]
+    assert (delivery["kind"], delivery["revision"]) == ("not-analysed", 1)
+    assert delivery["sop_instance_uid"] == told.SOPInstanceUID
+
+
+def test_a_knee_stays_in_the_ledger(running: Gateway, pacs: Orthanc, tmp_path: Path) -> None:
+    film = factories.knee_film(19)
     push(running, tmp_path, film)
     study = running.wait_for_state(film.StudyInstanceUID, _DONE, _PATIENCE)
     assert study["result"]["finding"] == "not_analysed"
-    assert "64 years" in study["result"]["reason"]
-    assert not study["reports"]
+    assert (study["state"], study["reports"]) == ("reported", [])
+    assert film.StudyInstanceUID not in pacs.studies()
+
+
+def test_a_corrected_header_that_takes_a_result_back_replaces_it_in_the_pacs(
+    running: Gateway, pacs: Orthanc, tmp_path: Path
+) -> None:
+    push(running, tmp_path, factories.chest_film(20))
+    film = factories.chest_film(20, PatientAge="064Y")
+    running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    push(running, tmp_path, film)
+    eventually(lambda: len(results_in(pacs, film)) == 2, _PATIENCE, "the replacement in Orthanc")
+    before, after = results_in(pacs, film)
+    assert (before.SOPClassUID, after.SOPClassUID) == (Comprehensive3DSRStorage, EnhancedSRStorage)
+    replaced = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert replaced.ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert "Revision 2, replaces revision 1" in after.to_json()
+    study = running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    assert (study["revision"], study["result"]["probability"]) == (2, None)
+    assert study["attention"] is None
+
+
+def test_a_pacs_without_3d_gets_every_object_that_it_asks_for(gateway: Start, tmp_path: Path) -> None:
+    classes = {
+        "comprehensive-sr": ComprehensiveSRStorage,
+        "text": EnhancedSRStorage,
+        "gsps": GrayscaleSoftcopyPresentationStateStorage,
+        "pdf": EncapsulatedPDFStorage,
+        "rejection": KeyObjectSelectionDocumentStorage,
+        "heatmap": SecondaryCaptureImageStorage,
+    }
+    with StoreScp(*classes.values()) as old:
+        config = tmp_path / "hilum.toml"
+        config.write_text(
+            f'[destinations.OLD]\nurl = "{old.destination}"\nheatmap = "always"\n'
+            'objects = ["sr", "heatmap", "text", "gsps", "pdf", "rejection"]\n'
+        )
+        running = gateway(config=config)
+        film = factories.chest_film(21, rows=512, columns=480)
+        push(running, tmp_path, film)
+        running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+        push(running, tmp_path, factories.chest_film(21, rows=512, columns=480, AccessionNumber="FIXED"))
+
+        def revised() -> bool:
+            study = running.study(film.StudyInstanceUID)
+            return study is not None and (study["revision"], study["state"]) == (2, "delivered")
+
+        eventually(revised, _PATIENCE, "the second revision at the PACS")
+        study = running.study(film.StudyInstanceUID)
+        assert study is not None
+        delivered = [(item["kind"], item["revision"]) for item in study["deliveries"] if item["delivered_at"]]
+        assert sorted(delivered) == sorted(
+            [(kind, number) for kind in classes for number in (1, 2) if (kind, number) != ("rejection", 1)]
+        )
+        arrived = [dcmread(path, force=True) for path in old.received.iterdir()]
+        assert {item.SOPClassUID for item in arrived} == set(classes.values())
+        assert len({item.SeriesInstanceUID for item in arrived}) == len(classes)
+        # Offered once: the second revision went out as Comprehensive SR at once.
+        withdrawn = [item for item in study["deliveries"] if item["state"] == "withdrawn"]
+        assert [(item["kind"], item["revision"]) for item in withdrawn] == [("sr", 1)]
+        assert "Comprehensive SR instead" in running.run("status", film.StudyInstanceUID).stdout
+        assert "since it rejected Comprehensive 3D SR" in running.run("doctor", "--json").stdout
 
 
 def test_a_pacs_that_is_away_gets_the_report_when_it_is_back(

@@ -6,9 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from pydicom import Dataset
 from sqlalchemy import func, select, update
 
+from service.core import migrations
 from service.core.completion import conclude_due_studies, retry_study
 from service.core.errors import (
     ConfigurationError,
@@ -19,12 +24,12 @@ from service.core.errors import (
     Unreadable,
 )
 from service.core.leases import DECODE, MAX_ATTEMPTS, REPORT, claim, held, release
-from service.core.ledger import Ledger, check_migrated, migrate, now, register_model
+from service.core.ledger import Ledger, check_migrated, migrate, now, open_engine, register_model
 from service.core.receive import Arrival, Intake, Outcome, sweep_incoming
 from service.core.settings import Settings, load
 from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
-from service.core.tables import Analysis, Instance, Model, Revision, Study, Subject
+from service.core.tables import Analysis, Base, Instance, Model, Revision, Study, Subject
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
 
@@ -118,6 +123,64 @@ def test_migrating_twice_changes_nothing_and_keeps_the_installation(url: str, le
     migrate(url)
     assert ledger.installation() == before
     assert check_migrated(url)
+
+
+def test_the_migrations_make_the_tables_that_the_code_describes(url: str) -> None:
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
+
+
+def test_a_ledger_of_the_first_release_keeps_its_studies(url: str, ledger: Ledger) -> None:
+    with ledger.write() as session:
+        model_id = register_model(session, "test", "1", "f" * 64, "none")
+        study = Study(study_instance_uid="1.2.3", state=StudyState.REPORTED, received_at=now(), revision=1)
+        session.add(study)
+        session.flush()
+        instance = Instance(
+            **dict.fromkeys(("sop_instance_uid", "sop_class_uid", "series_instance_uid"), "1.2.3.4"),
+            **dict.fromkeys(("transfer_syntax_uid", "digest"), "1.2"),
+            **dict.fromkeys(("calling_ae_title", "modality", "view_position", "acquired_at"), ""),
+            presentation_intent_type="",
+            study_id=study.id,
+            state=InstanceState.ANALYSED,
+            received_at=now(),
+            ready_at=now(),
+            size=1,
+        )
+        session.add(instance)
+        session.flush()
+        session.add(
+            Analysis(instance_id=instance.id, model_id=model_id, state=AnalysisState.DONE, ready_at=now())
+        )
+        session.add(
+            Revision(
+                study_id=study.id,
+                model_id=model_id,
+                number=1,
+                header_revision=0,
+                build=0,
+                instance_ids=[instance.id],
+                state=RevisionState.REPORTED,
+                created_at=now(),
+                ready_at=now(),
+            )
+        )
+    engine = open_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    engine.dispose()
+    with pytest.raises(ConfigurationError, match="hilum migrate"):
+        check_migrated(url)
+    migrate(url)
+    assert [item.says_chest for item in instances_of(ledger)] == [False]
+    assert [item.model_id for item in revisions_of(ledger)] == [model_id]
+    with ledger.read() as session:
+        assert session.scalar(select(func.count()).select_from(Analysis)) == 1
 
 
 def test_a_ledger_that_was_never_migrated_stops_the_start(tmp_path: Path) -> None:
@@ -454,3 +517,64 @@ def test_an_unfinished_write_leaves_nothing(ledger: Ledger) -> None:
         broken()
     with ledger.read() as session:
         assert session.scalar(select(func.count()).select_from(Model)) == 0
+
+
+def test_a_chest_that_is_not_analysed_opens_a_revision_and_a_knee_does_not(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    lateral = factories.lateral_film(1, rows=64, columns=64)
+    knee = factories.knee_film(2, rows=64, columns=64)
+    for film in (lateral, knee, factories.ct_slice(3)):
+        arrive(intake, spool, film)
+    conclude_due_studies(ledger)
+    (revision,) = revisions_of(ledger)
+    assert (revision.study_id, revision.model_id) == (study_of(ledger, lateral).id, None)
+    assert study_of(ledger, lateral).state == StudyState.ANALYSING
+    assert study_of(ledger, lateral).finding == "not_analysed"
+    assert study_of(ledger, knee).state == StudyState.REPORTED
+
+
+def test_a_knee_opens_a_revision_where_every_radiograph_is_reported_and_a_ct_does_not(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    knee = factories.knee_film(2, rows=64, columns=64)
+    for film in (knee, factories.ct_slice(3)):
+        arrive(intake, spool, film)
+    conclude_due_studies(ledger, report_every_radiograph=True)
+    assert [item.study_id for item in revisions_of(ledger)] == [study_of(ledger, knee).id]
+
+
+def test_a_later_film_that_is_not_analysed_either_makes_no_second_report(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    for seed in (1, 2):
+        arrive(intake, spool, factories.lateral_film(seed, study="s", rows=64, columns=64))
+        conclude_due_studies(ledger)
+        with ledger.write() as session:
+            session.execute(update(Revision).values(state=RevisionState.REPORTED))
+            session.execute(update(Study).values(revision=1))
+    assert len(revisions_of(ledger)) == 1
+
+
+def test_the_first_chest_among_unanalysed_films_is_news(intake: Intake, spool: Spool, ledger: Ledger) -> None:
+    knee = factories.knee_film(1, study="s", rows=64, columns=64)
+    for film in (knee, factories.lateral_film(2, study="s", rows=64, columns=64)):
+        arrive(intake, spool, film)
+        conclude_due_studies(ledger, report_every_radiograph=True)
+        with ledger.write() as session:
+            session.execute(update(Revision).values(state=RevisionState.REPORTED))
+    assert [item.number for item in revisions_of(ledger)] == [1, 2]
+
+
+def test_a_study_is_told_analysed_after_it_was_told_not_analysed(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    arrive(intake, spool, factories.lateral_film(1, study="s", rows=64, columns=64))
+    conclude_due_studies(ledger)
+    with ledger.write() as session:
+        session.execute(update(Revision).values(state=RevisionState.REPORTED))
+        session.execute(update(Study).values(revision=1))
+    arrive(intake, spool, factories.phantom_chest(2, study="s"))
+    analysed(ledger)
+    conclude_due_studies(ledger)
+    assert [item.model_id is None for item in revisions_of(ledger)] == [True, False]

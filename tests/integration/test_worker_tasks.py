@@ -4,11 +4,10 @@ import errno
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from redis import Redis as Client
 from sqlalchemy import select, update
 
@@ -17,12 +16,12 @@ from service.core.enqueue import Enqueuer
 from service.core.heartbeat import ROLES, beat, silent_roles
 from service.core.leases import DECODE, claim
 from service.core.ledger import migrate, now, register_model
-from service.core.receive import Arrival, Intake
 from service.core.settings import Destination, load
 from service.core.states import InstanceState, RevisionState, StudyState
 from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
+from tests.pipeline import film, hurry, instances, receive, reports, study, work
 from tests.servers import Redis
 from worker.context import Context
 from worker.tasks import decode, infer, report
@@ -39,49 +38,6 @@ def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]
     opened = Context.open(settings)
     yield opened
     opened.ledger.close()
-
-
-def film(seed: int = 0, **options: Any) -> Dataset:
-    """Return a chest film of a quarter of its size, which decodes in a tenth of the time."""
-    return factories.chest_film(seed, rows=489, columns=460, **options)
-
-
-def receive(context: Context, *films: Dataset) -> None:
-    intake = Intake(context.ledger, context.spool, context.settings)
-    for film in films:
-        path = factories.write(film, context.spool.incoming)
-        intake.receive(Arrival(path, film.SOPClassUID, film.SOPInstanceUID, "TEST"))
-
-
-def work(context: Context) -> None:
-    """Do once what every queue and the scheduler would do."""
-    for _ in range(4):
-        decode.run(context)
-    infer.run(context)
-    conclude_due_studies(context.ledger)
-    report.run(context)
-
-
-def hurry(context: Context) -> None:
-    """Let what waits for its next attempt be due now."""
-    with context.ledger.write() as session:
-        for table in (Instance, Analysis, Revision):
-            session.execute(update(table).values(ready_at=now(), lease_until=None))
-
-
-def instances(context: Context) -> list[Instance]:
-    with context.ledger.read() as session:
-        return list(session.scalars(select(Instance).order_by(Instance.id)))
-
-
-def study(context: Context) -> Study:
-    with context.ledger.read() as session:
-        return session.scalars(select(Study)).one()
-
-
-def reports(context: Context) -> list[Report]:
-    with context.ledger.read() as session:
-        return list(session.scalars(select(Report).order_by(Report.id)))
 
 
 def test_a_film_goes_all_the_way_to_a_report_on_disk(context: Context) -> None:
@@ -227,7 +183,21 @@ def test_a_result_is_taken_back_when_a_corrected_header_makes_the_film_ineligibl
     work(context)
     assert study(context).probability is None
     assert study(context).finding == "not_analysed"
+    newest = reports(context)[-1]
+    assert (newest.kind, newest.revision) == ("not-analysed", 2)
+    assert study(context).attention is None
+
+
+def test_until_the_report_that_takes_a_result_back_is_built_a_person_is_asked_to_look(
+    context: Context,
+) -> None:
+    receive(context, film(PatientAge="003Y"))
+    work(context)
+    receive(context, film(PatientAge="064Y"))
+    decode.run(context)
+    conclude_due_studies(context.ledger)
     assert "no longer holds" in str(study(context).attention)
+    assert (study(context).state, study(context).probability) == (StudyState.ANALYSING, None)
 
 
 def test_a_view_corrected_to_lateral_takes_the_result_back_too(context: Context) -> None:
@@ -279,7 +249,7 @@ def test_an_open_revision_is_not_built_when_its_only_film_becomes_ineligible(con
     decode.run(context)
     conclude_due_studies(context.ledger)
     report.run(context)
-    assert not reports(context)
+    assert [(item.kind, item.revision) for item in reports(context)] == [("not-analysed", 1)]
     assert (study(context).finding, study(context).probability) == ("not_analysed", None)
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from service.core.eligibility import Eligibility, Verdict, assess, population_limit
+from service.core.eligibility import Eligibility, Verdict, assess, population_limit, says_chest
 from service.core.header import header_of
 from tests import factories
 
@@ -101,3 +101,22 @@ def test_the_population_is_counted_in_completed_years(age: float, inside: bool) 
 
 def test_an_unknown_age_is_outside_the_population() -> None:
     assert "age unknown" in str(population_limit(None, (1, 5)))
+
+
+@pytest.mark.parametrize(("film", "expected"), [
+    (factories.phantom_chest(), True),
+    (factories.phantom_chest(PatientAge="064Y"), True),
+    (factories.lateral_film(rows=64, columns=64), True),
+    (factories.phantom_chest(BodyPartExamined="thorax", AnatomicRegionSequence=None), True),
+    (factories.phantom_chest(BodyPartExamined="", AnatomicRegionSequence=None), False),
+    (factories.phantom_chest(BodyPartExamined="HAND", AnatomicRegionSequence=None), False),
+    (factories.phantom_chest(PatientSpeciesDescription="Canine"), False),
+    (factories.phantom_chest(Modality="MG"), False),
+    (factories.phantom_chest(ImageType=["DERIVED", "SECONDARY"]), False),
+    (factories.knee_film(rows=64, columns=64), False),
+    (factories.ct_slice(), False),
+])  # fmt: skip
+def test_a_header_that_says_chest_radiograph_is_told_from_one_that_does_not(
+    film: Dataset, expected: bool
+) -> None:
+    assert says_chest(header_of(film, "1.2.840.10008.1.2.1")) is expected

@@ -1,11 +1,14 @@
 """Settings: every fault at once, each named; nothing secret repeated."""
 
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.core.errors import ConfigurationError
-from service.core.settings import load
+from service.core.settings import Destination, load
+from service.core.states import Kind
 
 
 def test_the_defaults_are_a_gateway_on_this_machine_alone() -> None:
@@ -81,3 +84,109 @@ def test_a_wrong_toml_file_stops_the_start(
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().ae_title = "OTHER"  # type: ignore[misc]
+
+
+def pacs(**options: Any) -> Destination:
+    """Return one destination as the TOML file would name it."""
+    entry = {"name": "PACS", "url": "dicom://P@h:104", **options}
+    (destination,) = load(destinations=[entry]).destinations
+    return destination
+
+
+def kinds(destination: Destination, finding: str = "present", **known: bool) -> set[str]:
+    return {str(kind) for kind in Kind if destination.wants(kind, finding, **known)}
+
+
+def test_by_default_a_destination_gets_the_3d_report_and_a_heat_map_of_positives() -> None:
+    assert kinds(pacs()) == {"sr", "heatmap"}
+    assert kinds(pacs(), "absent") == {"sr"}
+    assert kinds(pacs(), rejects_3d=True) == {"comprehensive-sr", "heatmap"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sr": "comprehensive"}, {"comprehensive-sr", "heatmap"}),
+        ({"sr": "text"}, {"text", "heatmap"}),
+        ({"sr": "none"}, {"heatmap"}),
+        ({"objects": ["heatmap"]}, {"heatmap"}),
+        ({"objects": ["sr", "text", "gsps", "pdf", "rejection"]}, {"sr", "text", "gsps", "pdf", "rejection"}),
+        ({"objects": ["text", "pdf"]}, {"text", "pdf"}),
+    ],
+)
+def test_a_destination_gets_what_it_asks_for(options: dict[str, Any], expected: set[str]) -> None:
+    assert kinds(pacs(**options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "chest", "knee"),
+    [
+        ({}, True, False),
+        ({"not_analysed": "always"}, True, True),
+        ({"not_analysed": "never"}, False, False),
+        ({"sr": "none"}, False, False),
+        ({"objects": ["text"]}, True, False),
+        ({"objects": ["pdf"]}, True, False),
+    ],
+)
+def test_who_is_told_that_a_film_was_not_analysed(options: dict[str, Any], chest: bool, knee: bool) -> None:
+    destination = pacs(**options)
+    said = destination.wants_not_analysed(True), destination.wants_not_analysed(False)
+    assert said == (chest, knee)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90m", timedelta(minutes=90)), ("24h", timedelta(hours=24)), ("3d", timedelta(days=3))],
+)
+def test_expiry_is_a_number_with_its_unit(text: str, expected: timedelta) -> None:
+    assert pacs(expires_after=text).expires_after == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"expires_after": 24}, "a number with its unit"),
+        ({"expires_after": "0h"}, "a number with its unit"),
+        ({"expires_after": "24 hours"}, "a number with its unit"),
+        ({"sr": "88.33"}, "'3d', 'comprehensive', 'text' or 'none'"),
+        ({"objects": ["seg"]}, "'rejection'"),
+        ({"not_analysed": "sometimes"}, "'chest', 'always' or 'never'"),
+        ({"sr": "none", "objects": ["sr", "heatmap"]}, "contradict"),
+        ({"sr": "comprehensive", "objects": ["heatmap"]}, "contradict"),
+        ({"sr": "text", "objects": ["sr", "text"]}, "sends the text SR already"),
+        ({"heatmap": "always", "objects": ["sr"]}, 'heatmap = "always" needs'),
+        ({"not_analysed": "always", "objects": ["heatmap"]}, "a report in words"),
+        ({"objects": []}, "gets nothing at all"),
+        ({"objects": ["rejection"]}, "gets nothing at all"),
+    ],
+)
+def test_a_destination_that_cannot_be_meant_stops_the_start(options: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ConfigurationError, match="HILUM_DESTINATIONS") as stopped:
+        pacs(**options)
+    assert fault in str(stopped.value)
+
+
+def test_two_faults_of_one_destination_are_both_named() -> None:
+    with pytest.raises(ConfigurationError) as stopped:
+        pacs(sr="comprehensive", objects=["pdf"], heatmap="always")
+    assert "contradict" in str(stopped.value)
+    assert 'needs "heatmap"' in str(stopped.value)
+    assert str(stopped.value).count("destination PACS") == 2
+
+
+@pytest.mark.parametrize("document", ["README.md", "deploy/site/hilum.toml"])
+def test_the_documented_destination_is_one_that_starts(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[3] / document).read_text()
+    if document.endswith(".toml"):
+        text = text[text.index("# [destinations") :].replace("# ", "", 1).replace("\n# ", "\n")
+    else:
+        text = text.split("```toml\n")[1].split("```")[0]
+    config = tmp_path / "hilum.toml"
+    config.write_text(text)
+    monkeypatch.setenv("HILUM_CONFIG", str(config))
+    (destination,) = load().destinations
+    assert destination.expires_after == timedelta(hours=24)
+    assert kinds(destination) == {"sr", "heatmap"}

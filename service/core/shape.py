@@ -1,0 +1,147 @@
+"""The shape of a data set before it is parsed: how deep it nests, how many elements it has, how much to hold.
+
+pydicom follows a data set wherever it leads. A walk over tags and lengths (PS3.5 7.1) costs less than a
+millisecond for a film and finds what would cost half a minute or gigabytes afterwards. It judges nothing
+else: bytes that are no data set end the walk, and pydicom says what they are.
+"""
+
+import mmap
+from collections.abc import Collection
+from pathlib import Path
+from struct import Struct, error
+
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from service.core.errors import Unreadable
+
+MAX_DEPTH = 64
+"""Sequences within sequences; the deepest standard template (a measurement report) stays below 20."""
+MAX_ELEMENTS = 300_000
+"""Of the whole header, nested ones too; a film has a few hundred, a large structured report ten thousand."""
+MAX_VALUE_BYTES = 1 << 20
+"""Of one attribute that is read."""
+MAX_HELD_BYTES, MAX_HELD_ELEMENTS = 64 << 20, 50_000
+"""Of one sequence of undefined length, which a parser must take apart to get past it."""
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+_PIXELS = 0x7FE00000
+
+
+def check_shape(path: Path, transfer_syntax_uid: UID | None, start: int, wanted: Collection[int]) -> None:
+    """Walk over the data set of the file at `path`, from byte `start` to its pixels.
+
+    Parameters
+    ----------
+    transfer_syntax_uid
+        None when the file says none: explicit or implicit VR is told by its first bytes, as pydicom does.
+    wanted
+        Tags whose values will be read.
+
+    Raises
+    ------
+    Unreadable
+        When it nests too deep, has too many elements, or needs too much memory to be read.
+    """
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
+        implicit = transfer_syntax_uid == ImplicitVRLittleEndian or (
+            transfer_syntax_uid is None and not b"AA" <= content[start + 4 : start + 6] <= b"ZZ"
+        )
+        _Walk(content, order, wanted).over(start, implicit)
+
+
+class _Walk:
+    """One walk over tags and lengths."""
+
+    def __init__(self, content: mmap.mmap, order: str, wanted: Collection[int]) -> None:
+        self._content = content
+        self._tag = Struct(f"{order}HH")
+        self._short = Struct(f"{order}H")
+        self._long = Struct(f"{order}L")
+        self._item = self._tag.pack(0xFFFE, 0xE000)
+        self._end_of_sequence = self._tag.pack(0xFFFE, 0xE0DD)
+        self._wanted = wanted
+        # Of each open sequence or item: its end (None: a delimiter ends it), and whether it is implicit VR.
+        self._open: list[tuple[int | None, bool]] = []
+        self._held_from: tuple[int, int] | None = None
+
+    def over(self, position: int, implicit: bool) -> None:
+        for number in range(MAX_ELEMENTS):
+            self._leave(position)
+            if position + 8 > len(self._content):
+                return
+            group, element = self._tag.unpack_from(self._content, position)
+            tag = group << 16 | element
+            if not self._open and tag >= _PIXELS and group != 0xFFFE:
+                return
+            try:
+                position = self._past(tag, position, number, implicit)
+            except error:
+                return
+            if position < 0:
+                return
+            self._check_held(position, number)
+        raise Unreadable(f"the header has more than {MAX_ELEMENTS} elements")
+
+    def _leave(self, position: int) -> None:
+        while self._open and (end := self._open[-1][0]) is not None and position >= end:
+            self._open.pop()
+
+    def _past(self, tag: int, position: int, number: int, implicit: bool) -> int:
+        """Return where the next element, item or delimiter begins; negative when nowhere."""
+        if tag in (_END_OF_ITEM, _END_OF_SEQUENCE):
+            if self._open:
+                self._open.pop()
+            return position + 8
+        if self._open:
+            implicit = self._open[-1][1]
+        vr, length, begin = self._head(position, tag, implicit)
+        undefined = length == _UNDEFINED
+        if not self._open:
+            self._held_from = (position, number) if undefined else None
+            if not undefined and length > MAX_VALUE_BYTES and tag in self._wanted:
+                raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is too long to be read")
+        if tag == _ITEM or self._is_sequence(vr, tag, length, begin):
+            # PS3.5 6.2.2: what is inside an element of VR UN is implicit VR.
+            self._open.append((None if undefined else begin + length, implicit or vr == b"UN"))
+            if len(self._open) > 2 * MAX_DEPTH:
+                raise Unreadable(f"sequences nest deeper than {MAX_DEPTH}")
+            return begin
+        if undefined:
+            # Fragments (PS3.5 A.4), as in an icon: their bytes are no elements.
+            end = self._content.find(self._end_of_sequence, begin)
+            return end + 8 if end >= 0 else end
+        return begin + length
+
+    def _check_held(self, position: int, number: int) -> None:
+        if self._held_from is not None:
+            begin, first = self._held_from
+            if position - begin > MAX_HELD_BYTES or number - first > MAX_HELD_ELEMENTS:
+                raise Unreadable("a sequence is too long to be read")
+            if not self._open:
+                self._held_from = None
+
+    def _head(self, position: int, tag: int, implicit: bool) -> tuple[bytes | None, int, int]:
+        """Return VR, length and where the value begins."""
+        vr = self._content[position + 4 : position + 6]
+        if implicit or tag == _ITEM or not b"AA" <= vr <= b"ZZ":
+            (length,) = self._long.unpack_from(self._content, position + 4)
+            return None, length, position + 8
+        if vr in _LONG_VRS:
+            (length,) = self._long.unpack_from(self._content, position + 8)
+            return vr, length, position + 12
+        (length,) = self._short.unpack_from(self._content, position + 6)
+        return vr, length, position + 8
+
+    def _is_sequence(self, vr: bytes | None, tag: int, length: int, begin: int) -> bool:
+        if vr == b"SQ":
+            return True
+        if vr not in (None, b"UN"):
+            return False
+        if length == _UNDEFINED:
+            return True
+        begins_as_one = length >= 8 and self._content[begin : begin + 4] == self._item
+        return begins_as_one and (not dictionary_has_tag(tag) or dictionary_VR(tag) == "SQ")
