@@ -3,26 +3,25 @@
 Data sets stream to ``incoming/`` while they arrive; `service.core.receive` takes custody before the response.
 """
 
-import copy
-import socket
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
-from pynetdicom import AE, _config, evt, transport
+from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
-from pynetdicom.presentation import PresentationContext
 
-from service.core.errors import HilumError
+from service.core.errors import HilumError, Mismatch, OutOfResources, Unreadable
 from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
+from service.listener.incoming import IncomingFile, remove_leftovers
+from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import supported_contexts
+from service.listener.transport import Handler, Server, missing_internals
 
-_MAXIMUM_ASSOCIATIONS = 50
 # Shorter than the supervisor waits: `service.commands.up`.
 _DRAIN_SECONDS = 15.0
 _log = structlog.get_logger()
@@ -31,21 +30,24 @@ _log = structlog.get_logger()
 class Listener:
     """The DIMSE server of one process."""
 
-    def __init__(self, settings: Settings, spool: Spool, intake: Intake) -> None:
+    def __init__(
+        self, settings: Settings, spool: Spool, intake: Intake, bounds: Bounds | None = None
+    ) -> None:
         self._settings = settings
+        self._spool = spool
         self._intake = intake
-        _configure_pynetdicom(spool)
+        self._bounds = bounds or Bounds()
+        _config.LOG_HANDLER_LEVEL = "none"
+        _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
         self._ae = AE(settings.ae_title)
         self._ae.supported_contexts = supported_contexts()
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = list(settings.calling_ae_titles)
-        self._ae.maximum_associations = _MAXIMUM_ASSOCIATIONS
-        # 0 lets the sender choose: large PDUs are the cheapest (PS3.8 D.1).
-        self._ae.maximum_pdu_size = 0
-        self._ae.acse_timeout = 10
-        self._ae.dimse_timeout = 60
-        self._ae.network_timeout = 60
-        self._server: transport.ThreadedAssociationServer | None = None
+        self._ae.maximum_associations = settings.max_associations
+        self._ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
+        self._ae.acse_timeout = self._bounds.closing
+        self._ae.network_timeout = self._ae.dimse_timeout = self._bounds.idle
+        self._server: Server | None = None
 
     def start(self) -> None:
         """Bind and serve from threads.
@@ -55,38 +57,48 @@ class Listener:
         OSError
             When the address can't be bound.
         """
-        self._server = self._ae.start_server(
-            (self._settings.dimse_host, self._settings.dimse_port),
-            block=False,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, _set_no_delay),
-                (evt.EVT_REJECTED, _log_rejection),
-                (evt.EVT_C_STORE, self._on_store),
-                (evt.EVT_C_ECHO, lambda event: 0x0000),
-            ],
-        )
+        address = (self._settings.dimse_host, self._settings.dimse_port)
+        handlers: list[Handler] = [
+            (evt.EVT_REJECTED, _log_rejection),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_C_ECHO, lambda event: 0x0000),
+        ]
+        if missing := missing_internals():
+            _log.warning("listener.unbounded", missing=missing, hint="install the pinned pynetdicom")
+            self._start_plain(address, handlers)
+            return
+        if removed := remove_leftovers(self._spool.incoming):
+            _log.info("listener.leftovers_removed", files=removed)
+        slots = Slots.of(self._settings)
+        self._server = Server(self._ae, address, handlers, slots, self._bounds, self._new_file)
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
 
     def stop(self) -> None:
         """Accept nobody new, let the running associations end for a while, then abort what is left."""
         if self._server is not None:
             self._server.shutdown()
+            self._server.server_close()
             deadline = time.monotonic() + _DRAIN_SECONDS
             while self._ae.active_associations and time.monotonic() < deadline:
                 time.sleep(0.05)
-            self._ae.shutdown()
+            self._server.abort()
+        self._ae.shutdown()
+
+    def _start_plain(self, address: tuple[str, int], handlers: list[Handler]) -> None:
+        """Serve as pynetdicom does by itself: nothing is lost, but a peer can stall it."""
+        _config.STORE_RECV_CHUNKED_DATASET = True
+        tempfile.tempdir = str(self._spool.incoming)
+        self._ae.start_server(address, block=False, evt_handlers=list(handlers))
+
+    def _new_file(self) -> IncomingFile:
+        full = None
+        if self._spool.free_bytes() < self._settings.min_free_bytes:
+            full = OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
+        return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, full)
 
     def _on_store(self, event: Event) -> int:
-        request: Any = event.request
-        # pynetdicom opened this file; closing it here is what lets a long association keep few descriptors.
-        request._dataset_file.close()
-        arrival = Arrival(
-            Path(request._dataset_path),
-            str(request.AffectedSOPClassUID),
-            str(request.AffectedSOPInstanceUID),
-            event.assoc.requestor.ae_title.strip(),
-        )
         try:
-            self._intake.receive(arrival)
+            self._intake.receive(_arrival(event))
         except HilumError as fault:
             _log.warning(
                 "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
@@ -98,24 +110,25 @@ class Listener:
         return 0x0000
 
 
-def _configure_pynetdicom(spool: Spool) -> None:
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    _config.LOG_HANDLER_LEVEL = "none"
-    _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
-    tempfile.tempdir = str(spool.incoming)
-    # A deep copy of every context costs 90 ms of CPU an association; the negotiation only sets attributes of
-    # the copies themselves, so shallow ones do (measured: 5 ms).
-    vars(transport)["deepcopy"] = _shallow_copies
-
-
-def _shallow_copies(contexts: Sequence[PresentationContext]) -> list[PresentationContext]:
-    return [copy.copy(context) for context in contexts]
-
-
-def _set_no_delay(event: Event) -> None:
-    """Answer at once: Nagle's algorithm holds a C-STORE response for 40 ms on a fast network."""
-    connection: Any = event.assoc.dul.socket
-    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _arrival(event: Event) -> Arrival:
+    """Return what a C-STORE brought, its file closed."""
+    request: Any = event.request
+    if request._dataset_file is None:
+        raise Unreadable("the C-STORE has no data set")
+    # Closing it here is what lets a long association keep few descriptors.
+    request._dataset_file.close()
+    if fault := getattr(request._dataset_file, "fault", None):
+        raise fault
+    arrival = Arrival(
+        Path(request._dataset_path),
+        str(request.AffectedSOPClassUID),
+        str(request.AffectedSOPInstanceUID),
+        event.assoc.requestor.ae_title.strip(),
+    )
+    if arrival.sop_class_uid != str(event.context.abstract_syntax):
+        arrival.path.unlink(missing_ok=True)
+        raise Mismatch("command and presentation context name different SOP classes")
+    return arrival
 
 
 def _log_rejection(event: Event) -> None:

@@ -1,0 +1,100 @@
+"""A data set on its way into ``incoming/``."""
+
+import fcntl
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+
+from service.core.errors import HilumError, OutOfResources
+
+
+class IncomingFile:
+    """The file of one C-STORE; it never raises, because the sender is owed a status after the last byte.
+
+    What goes wrong is kept in `fault`: the bytes written so far are removed at once and the rest is dropped
+    as it comes. The methods are those that pynetdicom calls on its own temporary file.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, fault: HilumError | None = None) -> None:
+        self.path = folder / f"{uuid.uuid4().hex}.part"
+        self.name = str(self.path)
+        self.fault = fault
+        self._left = max_bytes
+        self._descriptor = -1
+        if fault is None:
+            try:
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                # Says that its listener lives: `remove_leftovers`.
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._fail(error)
+
+    @property
+    def file(self) -> "IncomingFile":
+        return self
+
+    @property
+    def closed(self) -> bool:
+        return self._descriptor < 0
+
+    def begin(self, file_meta: FileMetaDataset) -> None:
+        """Write preamble and file meta information (PS3.10 7.1); they count for nothing."""
+        head = DicomBytesIO()
+        write_file_meta_info(head, file_meta)
+        content = bytes(128) + b"DICM" + head.getvalue()
+        self._left += len(content)
+        self.write(content)
+
+    def write(self, content: bytes) -> int:
+        """Append `content`, or drop it when the object is refused already."""
+        if self.fault is None:
+            self._left -= len(content)
+            if self._left < 0:
+                self.refuse(OutOfResources("the object is larger than HILUM_MAX_OBJECT_BYTES"))
+            else:
+                try:
+                    rest = memoryview(content)
+                    while rest:
+                        rest = rest[os.write(self._descriptor, rest) :]
+                except OSError as error:
+                    self._fail(error)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Close; a second time is fine."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def refuse(self, fault: HilumError) -> None:
+        """Remove what is there and drop what comes."""
+        self.fault = self.fault or fault
+        self.discard()
+
+    def discard(self) -> None:
+        """Close and remove a file that nobody took over."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _fail(self, error: OSError) -> None:
+        self.refuse(OutOfResources(f"the object cannot be written ({error.strerror})"))
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what killed listeners were receiving, and nothing that another one is; return how many files."""
+    removed = 0
+    for path in folder.glob("*.part"):
+        # It may be taken over or removed meanwhile.
+        with suppress(OSError), path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed

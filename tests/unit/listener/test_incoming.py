@@ -1,0 +1,55 @@
+"""The file of a data set that is arriving."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.core.errors import OutOfResources
+from service.listener.incoming import IncomingFile, remove_leftovers
+
+
+def test_what_is_written_is_there_and_only_we_may_read_it(tmp_path: Path) -> None:
+    file = IncomingFile(tmp_path, 10)
+    assert file.write(b"12345") == 5
+    file.close()
+    file.close()
+    assert file.path.read_bytes() == b"12345"
+    assert file.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_byte_too_many_removes_the_file_and_the_rest_is_dropped(tmp_path: Path) -> None:
+    file = IncomingFile(tmp_path, 10)
+    file.write(bytes(10))
+    assert file.fault is None
+    file.write(b"1")
+    assert isinstance(file.fault, OutOfResources)
+    assert not list(tmp_path.iterdir())
+    assert file.write(bytes(10)) == 10
+    file.close()
+
+
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_a_failing_disk_is_kept_as_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, fail)
+        file = IncomingFile(tmp_path, 10)
+        file.write(b"1")
+    assert isinstance(file.fault, OutOfResources)
+    assert "No space left" in str(file.fault)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_files_of_listeners_that_are_gone_are_left_over(tmp_path: Path) -> None:
+    living = IncomingFile(tmp_path, 10)
+    gone = IncomingFile(tmp_path, 10)
+    gone.close()
+    (tmp_path / "other").write_bytes(b"")
+    assert remove_leftovers(tmp_path) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {living.path.name, "other"}
+    living.discard()
