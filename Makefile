@@ -21,10 +21,17 @@ DEBIAN_PACKAGES := \
 	orthanc:/usr/sbin/Orthanc \
 	orthanc-dicomweb:/usr/share/orthanc/plugins/libOrthancDicomWeb.so \
 	redis-server:/usr/bin/redis-server \
-	postgresql:/usr/lib/postgresql/*/bin/initdb
+	postgresql:/usr/lib/postgresql/*/bin/initdb \
+	strace:/usr/bin/strace \
+	openssl:/usr/bin/openssl \
+	poppler-utils:/usr/bin/pdftotext \
+	default-jre-headless:/usr/bin/java \
+	libpixelmed-java:/usr/share/java/pixelmed.jar \
+	chromium:/usr/bin/chromium \
+	npm:$(or $(shell command -v npm),/usr/bin/npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test test-long format clean debian-packages
+.PHONY: help venv demo check test test-long format clean debian-packages ohif
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -42,8 +49,11 @@ check: venv ## Format, lint, types, import rules, unit tests: under a minute
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(PROCESSES) -q -m "not long" tests/unit $(PYTEST)
 
+# The tests of the viewer have the machine to themselves: a browser that renders in software takes all of it.
 test: venv debian-packages ## Run all tests, on real servers, but the long ones
-	$(BIN)/pytest $(PROCESSES) -m "not long" tests $(PYTEST)
+	$(BIN)/pytest $(PROCESSES) -m "not long and not viewer" tests $(PYTEST)
+	-@$(MAKE) --no-print-directory ohif
+	$(BIN)/pytest -m viewer tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
 test-long: venv debian-packages ## Run the long tests
 	@$(BIN)/pytest -m long tests $(PYTEST) || { code=$$?; \
@@ -54,8 +64,16 @@ format: venv ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove the virtual environment and everything built or cached
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo-out
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .ohif demo-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The viewer of the tests, in the version and with the hash of pin.json.
+ohif: .ohif/package.json
+
+.ohif/package.json: deploy/ohif/pin.json deploy/ohif/fetch.mjs
+	@echo "fetching the viewer OHIF: 48 MB, once"
+	@node deploy/ohif/fetch.mjs .ohif
+	@touch $@
 
 # A stamp is newer than pyproject.toml when what that asks for is installed.
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 # The fixtures import tests.servers when called: tests of the network alone run where no database driver is.
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots",
+        metavar="FOLDER",
+        # Read before the settings of the developer are taken away below.
+        default=os.environ.get("HILUM_SCREENSHOTS"),
+        help="where the tests of viewers leave what they saw (or HILUM_SCREENSHOTS)",
+    )
+
+
 def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("HILUM_")]:
         del os.environ[name]
