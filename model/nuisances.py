@@ -294,6 +294,9 @@ PERTURBATIONS: tuple[Perturbation, ...] = (
     Perturbation(
         "aspect 3:4", "nuisance", "an eighth cut at left and right, stretched", _seen(0.125, 0.0, 0.875, 1.0)
     ),
+    Perturbation(
+        "aspect 3:2", "nuisance", "a sixth cut at top and bottom, stretched", _seen(0.0, 1 / 6, 1.0, 5 / 6)
+    ),
     Perturbation("collimated", "nuisance", "outer 8 % black", _collimated),
     Perturbation("histogram", "style", "grey values of the other class", _in_style(_histogram)),
     Perturbation("spectrum", "style", "sharpness and noise of the other class", _in_style(_spectrum)),

@@ -63,7 +63,7 @@ class Recipe:
     balanced: bool = True
     histogram: float = 0.3
     spectrum: float = 0.3
-    surround: float = 0.4
+    surround: float = 0.25
     pattern: float = 0.3
     half: bool = True
 

@@ -21,6 +21,7 @@ from model import metrics
 from model.contact_sheet import contact_sheet
 from model.films import CLASSES, DataError
 from model.holdout import HoldOut, hold_out
+from model.locate import steadiness
 from model.lungs import activation_in_lungs, lung_mask
 from model.nuisances import PERTURBATIONS, PLAIN, Case, Perturbation
 from model.predict import Predictor, Scores
@@ -86,8 +87,9 @@ def stress(
         - `activation_in_lungs`: of the plain films that are true positives, {mask (how the lungs were found),
           n, mass and mass_ci (mean share of the positive activation inside the lung fields), area (mean share
           of the film that they cover: the mass of a blind map), peak (share of the films whose strongest
-          place lies inside), the same three with `_within_one_cell` for fields wider by one cell of the map,
+          place lies inside), the same three with `_within_a_tenth` for fields wider by a tenth of the film,
           and with `_in_chest` for the fields and what lies between them}; the shares are None where n is 0.
+        - `frames`: of the films as they are, as `model.locate.steadiness` says.
         - `hard_style`: the films of each class whose style looks most like the other: {share, normals,
           pneumonias, auc, auc_ci, style_auc (of the style alone on these), style_auc_all (on all)}.
 
@@ -137,6 +139,7 @@ def stress(
         "activation_in_lungs": activation_in_lungs(
             plain.activation[positive], [cases[index].lungs for index in positive], resamples
         ),
+        "frames": steadiness(predictor.locator, split.films.planes[split.validation]),
         "hard_style": _hard_style(plain.probability, shortcuts[STYLE], labels, resamples),
     }
 
@@ -253,15 +256,23 @@ def summary(report: dict[str, Any]) -> str:
         f"pneumonias): AUC {hard['auc']:.3f} ({hard['auc_ci'][0]:.3f} to {hard['auc_ci'][1]:.3f}), "
         f"by their style alone {hard['style_auc']:.3f}",
     ]
+    frames = report["frames"]
+    lines.append(
+        "edges of the frame about the lungs, median and 95th percentile: "
+        f"{frames['windows']['median']:.3f} and {frames['windows']['p95']:.3f} of the film's side from those "
+        f"found in a part of the film, {frames['classical']['median']:.3f} and "
+        f"{frames['classical']['p95']:.3f} from the classical fit"
+    )
     if activation["n"]:
         low, high = activation["mass_ci"]
         lines.append(
             f"activation of {activation['n']} true positives inside the lungs: {activation['mass']:.1%} "
             f"({low:.1%} to {high:.1%}) of its mass on {activation['area']:.1%} of the film, peak "
-            f"{activation['peak']:.1%}; within one cell of them {activation['mass_within_one_cell']:.1%} on "
-            f"{activation['area_within_one_cell']:.1%}, peak {activation['peak_within_one_cell']:.1%}; "
-            f"with heart and mediastinum {activation['mass_in_chest']:.1%} on "
-            f"{activation['area_in_chest']:.1%}, peak {activation['peak_in_chest']:.1%}"
+            f"{activation['peak']:.1%}; within a tenth of the film of them "
+            f"{activation['mass_within_a_tenth']:.1%} on {activation['area_within_a_tenth']:.1%}, peak "
+            f"{activation['peak_within_a_tenth']:.1%}; with heart and mediastinum "
+            f"{activation['mass_in_chest']:.1%} on {activation['area_in_chest']:.1%}, peak "
+            f"{activation['peak_in_chest']:.1%}"
         )
     return "\n".join(lines)
 

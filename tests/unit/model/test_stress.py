@@ -36,7 +36,7 @@ def test_the_report_has_the_documented_keys_and_is_plain_json(report: dict[str, 
     assert json.loads(json.dumps(report)) == report
     assert set(report) == {
         *{"model", "split", "n", "threshold", "rows", "nuisances", "shortcuts"},
-        *{"activation_in_lungs", "hard_style"},
+        *{"activation_in_lungs", "frames", "hard_style"},
     }
     for row in report["rows"]:
         assert set(row) == {
@@ -46,7 +46,7 @@ def test_the_report_has_the_documented_keys_and_is_plain_json(report: dict[str, 
     assert [row["name"] for row in report["rows"]] == ["plain", *(each.name for each in FEW)]
     assert set(report["activation_in_lungs"]) == {
         *{"mask", "n", "mass", "mass_ci", "area", "peak"},
-        *{"mass_within_one_cell", "area_within_one_cell", "peak_within_one_cell"},
+        *{"mass_within_a_tenth", "area_within_a_tenth", "peak_within_a_tenth"},
         *{"mass_in_chest", "area_in_chest", "peak_in_chest"},
     }
     assert set(report["hard_style"]) == {
@@ -85,7 +85,7 @@ class _Constant:
     """Scores every film alike."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self.info = predictor.info
+        self.info, self.locator = predictor.info, predictor.locator
 
     def score(self, films: list[Any]) -> Scores:
         same = np.full(len(films), 0.7)

@@ -111,7 +111,7 @@ def test_calibration_recovers_a_known_map() -> None:
     assert found.intercept == pytest.approx(0.0, abs=0.1)
     assert (
         probabilities(logits, found.slope, found.intercept)[labels == 1] >= found.threshold
-    ).mean() >= 0.975
+    ).mean() >= 0.97
     assert found.indeterminate is not None
     inside = probabilities(logits, found.slope, found.intercept)
     share = ((inside > found.indeterminate[0]) & (inside < found.indeterminate[1])).mean()
@@ -123,8 +123,8 @@ def test_the_operating_point_is_the_highest_that_keeps_the_sensitivity() -> None
     rng = np.random.default_rng(5)
     pneumonias = np.concatenate([rng.uniform(0.1, 0.6, 40), rng.uniform(0.6, 1.0, 960)])
     threshold = operating_point(pneumonias)
-    assert (pneumonias >= threshold).mean() >= 0.975
-    assert (pneumonias >= threshold + 0.01).mean() < 0.975
+    assert (pneumonias >= threshold).mean() >= 0.97
+    assert (pneumonias >= threshold + 0.01).mean() < 0.97
     assert threshold == round(threshold, 2)
     assert operating_point(np.ones(5)) == 0.99
     assert operating_point(np.zeros(5)) == 0.01
