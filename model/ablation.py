@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model import metrics
-from model.augment import augmented
 from model.calibrate import operating_point, platt, probabilities
-from model.films import DataError
-from model.fit import ResumeError, fit, logits_of
-from model.holdout import HoldOut, hold_out
 from model.locate import in_frame
-from model.nuisances import PERTURBATIONS
+from model.measuring import metrics
+from model.measuring.nuisances import PERTURBATIONS
 from model.progress import Bar
-from model.recipe import Progress, Recipe
 from model.stress import cases_of
 from model.train import fitted_locator, validation_metrics
+from model.training.augment import augmented
+from model.training.films import DataError
+from model.training.fit import ResumeError, fit, logits_of
+from model.training.holdout import HoldOut, hold_out
+from model.training.recipe import Progress, Recipe
 
 SHORT = Recipe(sizes=(96, 96, 96), epochs=5, settle=1, average=0.98)
 WHOLE_FILMS = "whole films, not cut about the lungs"

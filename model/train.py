@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model import metrics
-from model.augment import augmented
 from model.calibrate import (
     Calibration,
     PatternCalibration,
@@ -27,15 +25,18 @@ from model.calibrate import (
     platt,
     probabilities,
 )
-from model.counterexamples import KINDS, counterexample
-from model.films import DataError, Films
-from model.fit import ResumeError, Stack, fit
 from model.gate import STAGE, THRESHOLD, Gate, fit_gate, gate_features, pooled
-from model.holdout import HoldOut, hold_out
-from model.locate import Locator, fit_locator, in_frame, network_input
+from model.locate import Locator, in_frame, network_input
+from model.measuring import metrics
 from model.network import ARCHITECTURE, Network
 from model.progress import Bar
-from model.recipe import Progress, Recipe
+from model.training.augment import augmented
+from model.training.counterexamples import KINDS, counterexample
+from model.training.films import DataError, Films
+from model.training.fit import ResumeError, Stack, fit
+from model.training.holdout import HoldOut, hold_out
+from model.training.locator import fit_locator
+from model.training.recipe import Progress, Recipe
 from model.weights import WeightsError, WeightsInfo, save_weights
 
 STRESSED_COPIES = 4
@@ -336,7 +337,7 @@ def _setting(text: str) -> tuple[str, float | int | bool]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when the weights are written."""
     standard = Recipe()
-    settings = "another value of the recipe, such as surround=0 (model/recipe.py); may be repeated"
+    settings = "another value of the recipe, such as surround=0 (model/training/recipe.py); may be repeated"
     parser = argparse.ArgumentParser(prog="hilum train", description="Train the network from scratch.")
     folders = "DIR/{train,val}/{NORMAL,PNEUMONIA}/*.jpeg or DIR/{NORMAL,PNEUMONIA}/*.jpeg; test is never read"
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=folders)

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from model import locate
-from model.locate import Locator, fit_locator, in_frame, network_input, over_film
-from model.lungs import lung_box
+from model.locate import Locator, in_frame, network_input, over_film
 from model.preprocess import framed, squashed
+from model.training import locator as teaching
+from model.training.locator import fit_locator
+from model.training.lungs import lung_box
 from tests.unit.model.conftest import chest
 
 FRAME = np.array([0.1, -0.2, 0.7, 1.1], np.float32)
@@ -24,8 +26,8 @@ def learnt() -> tuple[np.ndarray, Locator]:
     parts = np.concatenate([rng.uniform(-0.1, 0.1, (40, 2)), rng.uniform(0.9, 1.1, (40, 2))], axis=1)
     films = np.stack([framed(_film(rng, 128), part) for part in parts])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(locate, "EPOCHS", 100)
-        patch.setattr(locate, "BATCH", 16)
+        patch.setattr(teaching, "EPOCHS", 100)
+        patch.setattr(teaching, "BATCH", 16)
         return films, fit_locator(films[:32], seed=1)
 
 
@@ -50,7 +52,7 @@ def test_the_frame_goes_with_the_lungs_when_the_film_shows_less(learnt: tuple[np
 def test_one_seed_gives_one_locator() -> None:
     films = np.stack([_film(np.random.default_rng(n), 64) for n in range(4)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(locate, "EPOCHS", 1)
+        patch.setattr(teaching, "EPOCHS", 1)
         first, again, other = (fit_locator(films, seed).tensors() for seed in (1, 1, 2))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not all(np.array_equal(first[name], other[name]) for name in first)
@@ -114,7 +116,7 @@ def test_a_locator_that_follows_its_windows_is_steady(learnt: tuple[np.ndarray, 
     deaf = Locator().eval()
     with torch.no_grad():
         deaf.head.weight.zero_()
-    taught, untaught = (locate.steadiness(each, films[32:]) for each in (locator, deaf))
+    taught, untaught = (teaching.steadiness(each, films[32:]) for each in (locator, deaf))
     assert taught["n"] == 8
     for key in ("classical", "windows"):
         assert 0.0 < taught[key]["median"] < untaught[key]["median"] / 2

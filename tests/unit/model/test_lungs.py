@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model.lungs import activation_in_lungs, between, lung_mask
+from model.training.lungs import activation_in_lungs, between, lung_mask
 from tests.unit.model.conftest import chest
 
 RNG = np.random.default_rng(5)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.contact_sheet import contact_sheet
-from model.lungs import between, lung_mask
-from model.nuisances import FLAT, PERTURBATIONS, PLAIN, Case, Film, Perturbation
+from model.measuring.contact_sheet import contact_sheet
+from model.measuring.nuisances import FLAT, PERTURBATIONS, PLAIN, Case, Film, Perturbation
+from model.training.lungs import between, lung_mask
 from tests.unit.model.conftest import chest
 
 RNG = np.random.default_rng(8)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from model import train as training
-from model.augment import Borrow, augmented
 from model.calibrate import balanced_weights, calibrate, calibrate_pattern, operating_point, probabilities
-from model.films import Films
-from model.fit import ResumeError, class_weights, fit
 from model.predict import Predictor
-from model.recipe import Recipe
+from model.training.augment import Borrow, augmented
+from model.training.films import Films
+from model.training.fit import ResumeError, class_weights, fit
+from model.training.recipe import Recipe
 from tests.unit.model.conftest import chest
 
 TINY = Recipe(sizes=(32, 48, 48), film_side=64, epochs=2, settle=1, batch=8, folds=3, seed=5)

@@ -18,8 +18,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from model.augment import borrowed_histogram, borrowed_spectrum, borrowed_surround
-from model.lungs import between, lung_mask
+from model.training.augment import borrowed_histogram, borrowed_spectrum, borrowed_surround
+from model.training.lungs import between, lung_mask
 
 Film = npt.NDArray[np.uint8]
 Grey = npt.NDArray[np.floating[Any]]
@@ -44,7 +44,7 @@ class Case(NamedTuple):
     film
         (rows, columns) uint8.
     lungs
-        (rows, columns) bool, from `model.lungs.lung_mask`.
+        (rows, columns) bool, from `model.training.lungs.lung_mask`.
     label
         1 for pneumonia.
     partner

@@ -34,7 +34,7 @@ class Recipe:
     balanced
         Whether both classes have half of the loss, whatever their numbers.
     histogram, spectrum, surround
-        Chance that a film borrows each of the three from another one (`model.augment.Borrow`).
+        Chance that a film borrows each of the three from another one (`model.training.augment.Borrow`).
     pattern
         Weight of the second head's loss (bacterial or viral) beside the first's.
     half

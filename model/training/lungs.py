@@ -123,7 +123,7 @@ def activation_in_lungs(
     names = [f"{what}{where}" for where in ("", "_within_a_tenth", "_in_chest") for what in _MEASURES]
     values = dict(zip(names, shares.mean(axis=0), strict=True))
     return {
-        "mask": "classical: two outlines fitted to each film's contrasts (model.lungs), judged by eye only",
+        "mask": "classical: two outlines fitted to each film's contrasts, judged by eye only",
         "n": len(found),
         "mass_ci": [float(edge) for edge in np.percentile(means, (2.5, 97.5))] if found else None,
         **{name: float(value) if found else None for name, value in values.items()},
