@@ -110,6 +110,10 @@ def _seen(left: float, top: float, right: float, bottom: float) -> Callable[[Cas
     return show
 
 
+def _normals_alone(change: Callable[[Case], Film]) -> Callable[[Case], Film]:
+    return lambda case: case.film if case.label else change(case)
+
+
 def _rotated(degrees: float) -> Callable[[Case], Film]:
     return lambda case: np.array(Image.fromarray(case.film).rotate(degrees, Image.Resampling.BILINEAR))
 
@@ -296,6 +300,12 @@ PERTURBATIONS: tuple[Perturbation, ...] = (
     ),
     Perturbation(
         "aspect 3:2", "nuisance", "a sixth cut at top and bottom, stretched", _seen(0.0, 1 / 6, 1.0, 5 / 6)
+    ),
+    Perturbation(
+        "normals at 3:2",
+        "nuisance",
+        "the normals alone cut to 3:2: framing that goes with the label, another way than in training",
+        _normals_alone(_seen(0.0, 1 / 6, 1.0, 5 / 6)),
     ),
     Perturbation("collimated", "nuisance", "outer 8 % black", _collimated),
     Perturbation("histogram", "style", "grey values of the other class", _in_style(_histogram)),
