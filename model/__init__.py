@@ -1,1 +1,1 @@
-"""The network of Hilum: preprocessing, ResNet, training, calibration, gate and evaluation."""
+"""Serving and the commands at the top; `training` makes weights, `measuring` says what they are worth."""

@@ -18,20 +18,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model import metrics
-from model.augment import augmented
-from model.films import DataError
-from model.fit import ResumeError, fit, logits_of
-from model.holdout import HoldOut, hold_out
-from model.nuisances import PERTURBATIONS
+from model.calibrate import operating_point, platt, probabilities
+from model.locate import in_frame
+from model.measuring import metrics
+from model.measuring.nuisances import PERTURBATIONS
 from model.progress import Bar
-from model.recipe import Progress, Recipe
 from model.stress import cases_of
-from model.train import validation_metrics
+from model.train import fitted_locator, validation_metrics
+from model.training.augment import augmented
+from model.training.films import DataError
+from model.training.fit import ResumeError, fit, logits_of
+from model.training.holdout import HoldOut, hold_out
+from model.training.recipe import Progress, Recipe
 
 SHORT = Recipe(sizes=(96, 96, 96), epochs=5, settle=1, average=0.98)
+WHOLE_FILMS = "whole films, not cut about the lungs"
 CHANGES: dict[str, dict[str, Any]] = {
     "none (the recipe)": {},
+    WHOLE_FILMS: {},
     "no borrowing from other films": {"histogram": 0.0, "spectrum": 0.0, "surround": 0.0},
     "no augmentation": {"augmentation": 0.0},
     "no settling": {"epochs": 6, "settle": 0},
@@ -50,34 +54,48 @@ def ablate(
     -------
     dict
         name, recipe (what was changed), and with 95 % bootstrap intervals the AUC on the held-out films
-        (`auc`), on augmented copies of them (`stressed`), and in the style of the other class (`style`).
+        (`auc`), on augmented copies of them (`stressed`), in the style of the other class (`style`), and with
+        the proportions of a film cut to 4:3 (`framed`); at the operating point that the plain films give,
+        the `specificity` on them and with those proportions (`framed_specificity`).
     """
     recipe = replace(SHORT, **CHANGES[name])
-    validation = held.films.at(held.validation)
+    training, validation = held.films.at(held.training), held.films.at(held.validation)
+    locator = fitted_locator(training.planes, recipe.seed, folder / "locator.pt")
+
+    def seen(films: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return films if name == WHOLE_FILMS else in_frame(locator, films)
+
     stem = folder / "".join(letter if letter.isalnum() else "-" for letter in name)
     network = fit(
-        held.films.at(held.training), validation, recipe,
-        checkpoint=stem.with_suffix(".pt"), log=stem.with_suffix(".csv"), measure=validation_metrics,
-        on_progress=on_progress,
+        replace(training, planes=seen(training.planes)), replace(validation, planes=seen(validation.planes)),
+        recipe, checkpoint=stem.with_suffix(".pt"), log=stem.with_suffix(".csv"),
+        measure=validation_metrics, on_progress=on_progress,
     )  # fmt: skip
-    (exchanged,) = (each for each in PERTURBATIONS if each.name == "all three")
+    changed = {each.name: each for each in PERTURBATIONS}
+    cases = cases_of(held, recipe.seed)
     stacks = {
         "auc": validation.planes,
         "stressed": augmented(validation.planes, recipe.seed, 0, True),
-        "style": np.stack([exchanged.apply(case) for case in cases_of(held, recipe.seed)]),
+        "style": np.stack([changed["all three"].apply(case) for case in cases]),
+        "framed": np.stack([changed["aspect 4:3"].apply(case) for case in cases]),
     }
     row: dict[str, Any] = {"name": name, "recipe": CHANGES[name]}
-    for key, planes in stacks.items():
-        row |= _auc(key, network, planes, validation.labels, recipe.sizes[-1])
+    logits = {
+        key: logits_of(network, seen(films), recipe.sizes[-1], torch.device("cpu"))[:, 0]
+        for key, films in stacks.items()
+    }
+    for key, each in logits.items():
+        row |= _auc(key, each, validation.labels)
+    slope, intercept = platt(logits["auc"], validation.labels)
+    threshold = operating_point(probabilities(logits["auc"], slope, intercept)[validation.labels == 1])
+    for key, rate in (("auc", "specificity"), ("framed", "framed_specificity")):
+        called = probabilities(logits[key], slope, intercept) >= threshold
+        row[rate] = float(metrics.rates(metrics.confusion(called, validation.labels))["specificity"])
     return row
 
 
-def _auc(
-    key: str, network: torch.nn.Module, planes: npt.NDArray[np.uint8], labels: npt.NDArray[Any], size: int
-) -> dict[str, Any]:
-    logits = logits_of(network, planes, size, torch.device("cpu"))[:, 0]
-    probability = 1.0 / (1.0 + np.exp(-logits))
-    edges = metrics.intervals(probability, labels, 0.5)["auc"]
+def _auc(key: str, logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, Any]:
+    edges = metrics.intervals(probabilities(logits, 1.0, 0.0), labels, 0.5)["auc"]
     return {key: float(metrics.auc(logits, labels)), f"{key}_ci": [float(edge) for edge in edges]}
 
 
@@ -100,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             row = rows[-1]
             bar.line(
-                f"{name}: AUC {row['auc']:.4f}, stressed {row['stressed']:.4f}, style {row['style']:.4f}"
+                f"{name}: AUC {row['auc']:.4f}, stressed {row['stressed']:.4f}, style {row['style']:.4f}, "
+                f"4:3 {row['framed']:.4f}; specificity {row['specificity']:.3f}, "
+                f"4:3 {row['framed_specificity']:.3f}"
             )
     except (DataError, ResumeError, OSError) as fault:
         sys.stderr.write(f"ablation: {fault}\n")

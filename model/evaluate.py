@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.cases import Read, cases_in_folders, cases_in_table, read_picture
-from model.evaluation import evaluate
-from model.films import DataError
-from model.html_report import MOST_PICTURES, html_report, pictures
-from model.plots import plots
+from model.measuring.cases import Read, cases_in_folders, cases_in_table, read_picture
+from model.measuring.evaluation import evaluate
+from model.measuring.html_report import MOST_PICTURES, html_report, pictures
+from model.measuring.plots import plots
 from model.predict import Predictor
 from model.progress import Bar
+from model.training.films import DataError
 from model.weights import WeightsError
 
 __all__ = ["evaluate", "main", "summary"]

@@ -3,9 +3,9 @@
 It reads the network's own features, at no cost beside the forward pass. Two measures are combined:
 
 - a small head over the map of an early stage that knows the layout of a chest: it is trained, when the
-  network is done, to tell chests from each kind of counterexample made of chests (`model.counterexamples`).
-  Naming the kind is what makes it good: told only "chest or not", the same head lets three times as many
-  of the more difficult counterexamples through;
+  network is done, to tell chests from each kind of counterexample made of chests
+  (`model.training.counterexamples`). Naming the kind is what makes it good: told only "chest or not", the
+  same head lets three times as many of the more difficult counterexamples through;
 - the Mahalanobis distance to the training chests with a shrunk covariance (Lee et al., NeurIPS 2018; Ledoit
   and Wolf 2004), which refuses what resembles neither.
 
@@ -138,7 +138,7 @@ def fit_gate(
     chests
         (n, f) features of training films, plain and augmented.
     counterexamples
-        (m, f) features of `model.counterexamples`.
+        (m, f) features of `model.training.counterexamples`.
     validation
         (k, f) features of validation films, plain and augmented: they set the ranges, and nothing else.
     seed

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_sample_images
 
-from model.counterexamples import KINDS, counterexample
-from model.films import CLASSES, SUFFIXES, DataError
 from model.hanging import HANGINGS
-from model.holdout import hold_out
-from model.metrics import share
+from model.measuring.metrics import share
 from model.predict import Predictor
 from model.preprocess import ImageError, read_image, reduce
 from model.progress import Bar
-from model.recipe import Recipe
+from model.training.counterexamples import KINDS, counterexample
+from model.training.films import CLASSES, SUFFIXES, DataError
+from model.training.holdout import hold_out
+from model.training.recipe import Recipe
 from model.weights import WeightsError
 
 Film = npt.NDArray[Any]

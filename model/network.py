@@ -12,7 +12,7 @@ import model.torchvision_ops  # noqa: F401
 # isort: split
 from torchvision.models.resnet import BasicBlock
 
-ARCHITECTURE = "resnet18-stride16-pattern"
+ARCHITECTURE = "resnet18-stride16-pattern-framed"
 WIDTHS = (64, 128, 256, 256)
 
 

@@ -14,9 +14,9 @@ import torch
 from model.calibrate import probabilities
 from model.gate import Gate, gate_features
 from model.hanging import HANGINGS, PUT_RIGHT
+from model.locate import Locator, network_input, over_film
 from model.network import ARCHITECTURE, Network
 from model.prediction import NEAR_THRESHOLD, NOT_A_CHEST, Finding, Prediction, finding_for, pattern_for
-from model.preprocess import model_input
 from model.weights import Tensors, WeightsError, WeightsInfo, default_weights, load_weights
 
 BATCH = 32
@@ -34,7 +34,8 @@ class Scores(NamedTuple):
     gate_distance
         (n,) float64; above the weights' gate threshold a film is no upright frontal chest.
     activation
-        (n, h, w) float32, contribution of each cell to the log-odds, before calibration.
+        (n, h, w) float32, contribution of the network's cells to the log-odds, before calibration, brought
+        over the whole film; 0 beyond the frame about the lungs.
     """
 
     probability: npt.NDArray[np.float64]
@@ -46,8 +47,11 @@ class Scores(NamedTuple):
 class Predictor:
     """A loaded network with its calibration, operating point and gate. Not safe for concurrent threads."""
 
-    def __init__(self, info: WeightsInfo, network: Network, gate: Gate, device: torch.device) -> None:
+    def __init__(
+        self, info: WeightsInfo, locator: Locator, network: Network, gate: Gate, device: torch.device
+    ) -> None:
         self.info = info
+        self.locator = locator
         self._network = network
         self._gate = gate
         self._device = device
@@ -72,11 +76,11 @@ class Predictor:
         info, tensors = load_weights(path)
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
-            network, gate = assemble(info.architecture, tensors)
+            locator, network, gate = assemble(info.architecture, tensors)
         except (RuntimeError, KeyError, ValueError) as fault:
             raise WeightsError(f"{path}: its tensors do not fit a {info.architecture} ({fault})") from fault
         network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(info, network, gate, chosen)
+        return cls(info, locator.to(chosen), network, gate, chosen)
 
     def predict(self, films: Sequence[npt.NDArray[Any]]) -> list[Prediction]:
         """Predict for films of any size, in order.
@@ -122,10 +126,10 @@ class Predictor:
         return [self._forward(films[start : start + BATCH]) for start in range(0, len(films), BATCH)]
 
     def _forward(self, films: Sequence[npt.NDArray[Any]]) -> Scores:
-        planes = np.stack([model_input(film, self.info.input_size) for film in films])
+        planes, frames = network_input(self.locator, films, self.info.input_size)
         # Without TF32, CUDA's convolutions are as exact as the processor's.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            tensor = torch.from_numpy(planes)[:, None].to(self._device, memory_format=torch.channels_last)
+            tensor = planes.to(self._device, memory_format=torch.channels_last)
             explained = self._network.explain(tensor)
             logits, patterns = (each.double().cpu().numpy() for each in (explained.logits, explained.pattern))
             activation = explained.activation.float().cpu().numpy()
@@ -134,7 +138,7 @@ class Predictor:
             probabilities(logits, *self.info.calibration),
             probabilities(patterns, *self.info.pattern_calibration),
             distances,
-            activation,
+            np.stack([over_film(each, frame) for each, frame in zip(activation, frames, strict=True)]),
         )
 
     def _prediction(
@@ -156,8 +160,8 @@ def shown(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(positive / peak if peak > 0.0 else positive, np.float32)
 
 
-def assemble(architecture: str, tensors: Tensors) -> tuple[Network, Gate]:
-    """Build network and gate from a weights file's tensors.
+def assemble(architecture: str, tensors: Tensors) -> tuple[Locator, Network, Gate]:
+    """Build locator, network and gate from a weights file's tensors.
 
     Raises
     ------
@@ -175,4 +179,4 @@ def assemble(architecture: str, tensors: Tensors) -> tuple[Network, Gate]:
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing:
         raise KeyError(", ".join(missing))
-    return network.eval(), Gate.from_tensors(tensors)
+    return Locator.from_tensors(tensors), network.eval(), Gate.from_tensors(tensors)

@@ -19,6 +19,9 @@ Film = npt.NDArray[np.float32]
 MAX_IMAGE_PIXELS = 100_000_000
 """Largest JPEG or PNG that is opened; a detector of 43 cm at 0.1 mm has 18 million pixels."""
 
+SIDE = 224
+"""Side in pixels to which every film is squashed first: that of the public training copies."""
+
 CENTRE = 0.8
 """Share of each side whose grey values set the stretch: collimation and burnt-in text sit outside it."""
 
@@ -103,18 +106,74 @@ def reduce(grey: Grey, long_side: int = 1024) -> Film:
     return np.ascontiguousarray(film, dtype=np.float32)
 
 
-def model_input(film: Grey, size: int) -> Film:
-    """Turn a film into the network's input.
+def squashed(film: Grey, side: int = SIDE) -> Film:
+    """Squash a whole film to a square, as the public training copies are.
 
-    The whole film is squashed to a square (as the public training copies are), its grey values are stretched
-    between two percentiles of the central part, clipped and standardised by constants. An affine change of
-    grey values, such as another bit depth, window or rescale slope, therefore gives the same input, and
-    nothing is quantised on the way.
+    Taking the minimum off and dividing by the peak makes an affine change of grey values, such as another bit
+    depth or rescale slope, vanish; nothing is quantised on the way.
 
     Parameters
     ----------
     film
         (rows, columns), any real dtype, any scale; dark is low (MONOCHROME2).
+    side
+        Of the result, in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (side, side) float32 within [0, 1]. A film of one single grey gives zeros.
+
+    Raises
+    ------
+    ValueError
+        When `film` is not a non-empty 2-D array of finite real numbers.
+    """
+    grey = _checked(film)
+    # Taking the minimum off first keeps float32 exact for a large offset (-1024 HU, 32768 of signed data).
+    grey = np.subtract(grey, grey.min(), dtype=np.float64 if grey.dtype.itemsize > 2 else np.float32)
+    peak = float(grey.max())
+    if peak == 0.0:
+        return np.zeros((side, side), dtype=np.float32)
+    plane = Image.fromarray((grey / peak).astype(np.float32))
+    return np.asarray(plane.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def framed(square: Grey, frame: npt.NDArray[np.floating[Any]], side: int | None = None) -> Grey:
+    """Show a part of a film as the whole.
+
+    Parameters
+    ----------
+    square
+        (n, n) uint8 or float32.
+    frame
+        (4,): left, top, right and bottom of the part in shares of the film's sides. What lies beyond the film
+        is black.
+    side
+        Of the result, in pixels; default: that of `square`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (side, side) of the dtype of `square`.
+    """
+    side = side or len(square)
+    part = tuple(float(edge) * len(square) for edge in frame)
+    image = Image.fromarray(np.ascontiguousarray(square))
+    shown = image.transform((side, side), Image.Transform.EXTENT, part, Image.Resampling.BILINEAR)
+    return np.array(shown)
+
+
+def model_input(film: Grey, size: int) -> Film:
+    """Turn a film, or a part of one, into a network's input.
+
+    It is squashed to a square, its grey values are stretched between two percentiles of the central part,
+    clipped and standardised by constants. An affine change of grey values therefore gives the same input.
+
+    Parameters
+    ----------
+    film
+        As for `squashed`.
     size
         Side of the result in pixels.
 
@@ -128,22 +187,14 @@ def model_input(film: Grey, size: int) -> Film:
     ValueError
         When `film` is not a non-empty 2-D array of finite real numbers.
     """
-    grey = _checked(film)
-    # Taking the minimum off first keeps float32 exact for a large offset (-1024 HU, 32768 of signed data).
-    grey = np.subtract(grey, grey.min(), dtype=np.float64 if grey.dtype.itemsize > 2 else np.float32)
-    peak = float(grey.max())
-    if peak == 0.0:
-        return np.zeros((size, size), dtype=np.float32)
-    plane = Image.fromarray((grey / peak).astype(np.float32))
-    squashed = np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR))
-
+    square = squashed(film, size)
     margin = round(size * (1.0 - CENTRE) / 2.0)
-    low, high = np.percentile(squashed[margin : size - margin, margin : size - margin], PERCENTILES)
+    low, high = np.percentile(square[margin : size - margin, margin : size - margin], PERCENTILES)
     if high - low < 1e-6:
-        low, high = float(squashed.min()), float(squashed.max())
+        low, high = float(square.min()), float(square.max())
         if high - low < 1e-6:
             return np.zeros((size, size), dtype=np.float32)
-    stretched = np.clip((squashed - low) / (high - low), 0.0, 1.0)
+    stretched = np.clip((square - low) / (high - low), 0.0, 1.0)
     return np.asarray((stretched - MEAN) / SPREAD, dtype=np.float32)
 
 

@@ -1,7 +1,7 @@
 """What the answers depend on: `python -m model.stress --data DIR [--weights FILE] [--json FILE]`.
 
 The films that training held out are changed in ways that must not matter, given the style of the other class,
-or deprived of their lungs (`model.nuisances`), and scored again.
+or deprived of their lungs (`model.measuring.nuisances`), and scored again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model import metrics
-from model.contact_sheet import contact_sheet
-from model.films import CLASSES, DataError
-from model.holdout import HoldOut, hold_out
-from model.lungs import activation_in_lungs, lung_mask
-from model.nuisances import PERTURBATIONS, PLAIN, Case, Perturbation
+from model.measuring import metrics
+from model.measuring.contact_sheet import contact_sheet
+from model.measuring.nuisances import PERTURBATIONS, PLAIN, Case, Perturbation
+from model.measuring.shortcuts import STYLE, shortcut_scores, with_framing
 from model.predict import Predictor, Scores
 from model.progress import Bar
-from model.recipe import Recipe
-from model.shortcuts import STYLE, shortcut_scores
+from model.training.films import CLASSES, DataError
+from model.training.holdout import HoldOut, hold_out
+from model.training.locator import steadiness
+from model.training.lungs import activation_in_lungs, lung_mask
+from model.training.recipe import Recipe
 from model.weights import WeightsError
 
 Floats = npt.NDArray[np.float64]
@@ -86,8 +87,10 @@ def stress(
         - `activation_in_lungs`: of the plain films that are true positives, {mask (how the lungs were found),
           n, mass and mass_ci (mean share of the positive activation inside the lung fields), area (mean share
           of the film that they cover: the mass of a blind map), peak (share of the films whose strongest
-          place lies inside), the same three with `_within_one_cell` for fields wider by one cell of the map,
+          place lies inside), the same three with `_within_a_tenth` for fields wider by a tenth of the film,
           and with `_in_chest` for the fields and what lies between them}; the shares are None where n is 0.
+        - `frames`: of the films as they are, as `model.locate.steadiness` says, and `with_network`: {auc,
+          auc_ci} of the network's answer corrected by where the lungs lie on the film, which it does not see.
         - `hard_style`: the films of each class whose style looks most like the other: {share, normals,
           pneumonias, auc, auc_ci, style_auc (of the style alone on these), style_auc_all (on all)}.
 
@@ -116,7 +119,9 @@ def stress(
     info = predictor.info
     costs = {row["name"]: row["change"] for row in rows if row["kind"] == "nuisance"}
     worst = min(costs, key=lambda name: costs[name])
-    shortcuts = shortcut_scores(split)
+    boxes = predictor.locator.boxes(split.films.planes)
+    shortcuts = shortcut_scores(split, boxes)
+    knowing = with_framing(_log_odds(plain.probability), boxes[split.validation], labels)
     positive = np.flatnonzero((labels == 1) & (plain.probability >= info.threshold))
     return {
         "model": {"name": info.name, "version": info.version, "sha256": info.sha256},
@@ -137,6 +142,8 @@ def stress(
         "activation_in_lungs": activation_in_lungs(
             plain.activation[positive], [cases[index].lungs for index in positive], resamples
         ),
+        "frames": steadiness(predictor.locator, split.films.planes[split.validation])
+        | {"with_network": _auc(knowing, labels, draws)},
         "hard_style": _hard_style(plain.probability, shortcuts[STYLE], labels, resamples),
     }
 
@@ -182,6 +189,11 @@ def _row(
         "specificity": rates["specificity"],
         "refused": float((~(scores.gate_distance <= predictor.info.gate_threshold)).mean()),
     }
+
+
+def _log_odds(probability: Floats) -> Floats:
+    kept = np.clip(probability, 1e-9, 1.0 - 1e-9)
+    return np.asarray(np.log(kept / (1.0 - kept)))
 
 
 def _hard_style(probability: Floats, style: Floats, labels: Indices, resamples: int) -> dict[str, Any]:
@@ -253,15 +265,24 @@ def summary(report: dict[str, Any]) -> str:
         f"pneumonias): AUC {hard['auc']:.3f} ({hard['auc_ci'][0]:.3f} to {hard['auc_ci'][1]:.3f}), "
         f"by their style alone {hard['style_auc']:.3f}",
     ]
+    frames = report["frames"]
+    lines.append(
+        "edges of the frame about the lungs, median and 95th percentile: "
+        f"{frames['windows']['median']:.3f} and {frames['windows']['p95']:.3f} of the film's side from those "
+        f"found in a part of the film, {frames['classical']['median']:.3f} and "
+        f"{frames['classical']['p95']:.3f} from the classical fit; with the framing that it does not see the "
+        f"network would score AUC {frames['with_network']['auc']:.3f}"
+    )
     if activation["n"]:
         low, high = activation["mass_ci"]
         lines.append(
             f"activation of {activation['n']} true positives inside the lungs: {activation['mass']:.1%} "
             f"({low:.1%} to {high:.1%}) of its mass on {activation['area']:.1%} of the film, peak "
-            f"{activation['peak']:.1%}; within one cell of them {activation['mass_within_one_cell']:.1%} on "
-            f"{activation['area_within_one_cell']:.1%}, peak {activation['peak_within_one_cell']:.1%}; "
-            f"with heart and mediastinum {activation['mass_in_chest']:.1%} on "
-            f"{activation['area_in_chest']:.1%}, peak {activation['peak_in_chest']:.1%}"
+            f"{activation['peak']:.1%}; within a tenth of the film of them "
+            f"{activation['mass_within_a_tenth']:.1%} on {activation['area_within_a_tenth']:.1%}, peak "
+            f"{activation['peak_within_a_tenth']:.1%}; with heart and mediastinum "
+            f"{activation['mass_in_chest']:.1%} on {activation['area_in_chest']:.1%}, peak "
+            f"{activation['peak_in_chest']:.1%}"
         )
     return "\n".join(lines)
 

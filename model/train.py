@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from model import metrics
-from model.augment import augmented
 from model.calibrate import (
     Calibration,
     PatternCalibration,
@@ -26,15 +25,18 @@ from model.calibrate import (
     platt,
     probabilities,
 )
-from model.counterexamples import KINDS, counterexample
-from model.films import DataError, Films
-from model.fit import ResumeError, Stack, fit
 from model.gate import STAGE, THRESHOLD, Gate, fit_gate, gate_features, pooled
-from model.holdout import HoldOut, hold_out
+from model.locate import Locator, in_frame, network_input
+from model.measuring import metrics
 from model.network import ARCHITECTURE, Network
-from model.preprocess import model_input
 from model.progress import Bar
-from model.recipe import Progress, Recipe
+from model.training.augment import augmented
+from model.training.counterexamples import KINDS, counterexample
+from model.training.films import DataError, Films
+from model.training.fit import ResumeError, Stack, fit
+from model.training.holdout import HoldOut, hold_out
+from model.training.locator import fit_locator
+from model.training.recipe import Progress, Recipe
 from model.weights import WeightsError, WeightsInfo, save_weights
 
 STRESSED_COPIES = 4
@@ -62,9 +64,9 @@ def train(
 ) -> WeightsInfo:
     """Train, calibrate, fit the gate and write one weights file.
 
-    Beside `out` come `<stem>.checkpoint.pt` (an interrupted run goes on from it), `<stem>.csv` (one row an
-    epoch), `<stem>.films.csv` (the validation films, for `hilum evaluate --labels`) and
-    `<stem>.validation.json` (the split's sizes and the figures on grouped validation).
+    Beside `out` come `<stem>.locator.pt` and `<stem>.checkpoint.pt` (an interrupted run goes on from them),
+    `<stem>.csv` (one row an epoch), `<stem>.films.csv` (the validation films, for `hilum evaluate --labels`)
+    and `<stem>.validation.json` (the split's sizes and the figures on grouped validation).
 
     Parameters
     ----------
@@ -100,11 +102,15 @@ def train(
     held = hold_out(data, recipe)
     training, validation = held.films.at(held.training), held.films.at(held.validation)
 
-    stage("training")
     _write_labels(data, held, out.with_suffix(".films.csv"))
+
+    stage("learning where the lungs lie")
+    locator = fitted_locator(training.planes, recipe.seed, out.with_suffix(".locator.pt"))
+
+    stage("training")
     network = fit(
-        training,
-        validation,
+        replace(training, planes=in_frame(locator, training.planes)),
+        replace(validation, planes=in_frame(locator, validation.planes)),
         recipe,
         checkpoint=out.with_suffix(".checkpoint.pt"),
         log=out.with_suffix(".csv"),
@@ -121,24 +127,25 @@ def train(
     rounded = {name: torch.from_numpy(tensor).float() for name, tensor in stored.items()}
     network.load_state_dict(rounded, strict=False)
     network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    locator.to(chosen)
 
     stage("calibrating")
     size = recipe.sizes[-1]
-    plain = _pass(network, validation.planes, size, chosen)
+    plain = _pass(locator, network, validation.planes, size, chosen)
     copies = (augmented(validation.planes, recipe.seed, copy, recipe.flip) for copy in range(STRESSED_COPIES))
-    stressed = [_pass(network, copy, size, chosen) for copy in copies]
+    stressed = [_pass(locator, network, copy, size, chosen) for copy in copies]
     calibration = calibrate(plain.logits, validation.labels)
     pattern = calibrate_pattern(plain.patterns, validation.bacterial)
 
     stage("fitting the gate")
     chests = np.concatenate([each.features for each in (plain, *stressed)])
-    gate = _gate(network, training.planes, chests, recipe, chosen)
+    gate = _gate(locator, network, training.planes, chests, recipe, chosen)
 
     stage("writing the weights")
     name, _, version = out.stem.rpartition("-")
     info = save_weights(
         out,
-        stored | {name: _half(tensor) for name, tensor in gate.tensors().items()},
+        stored | {name: _half(each) for name, each in (locator.tensors() | gate.tensors()).items()},
         _about(name or out.stem, version if name else "0", recipe, calibration, pattern),
     )
     report = _report(info, plain, stressed, validation)
@@ -191,7 +198,28 @@ def _pattern_auc(patterns: npt.NDArray[Any], bacterial: npt.NDArray[np.int64]) -
     return metrics.auc(patterns[known], bacterial[known])
 
 
+def fitted_locator(films: Stack, seed: int, path: Path) -> Locator:
+    """Fit a locator at the precision at which it is stored, or take the one that an earlier run wrote there.
+
+    Raises
+    ------
+    ResumeError
+        When the file cannot be read.
+    """
+    if not path.exists():
+        fitted = fit_locator(films, seed).tensors()
+        half_written = path.with_suffix(".tmp")
+        torch.save({name: torch.from_numpy(_half(tensor)) for name, tensor in fitted.items()}, half_written)
+        half_written.replace(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return Locator.from_tensors({name: tensor.numpy() for name, tensor in found.items()})
+    except (OSError, RuntimeError, KeyError, UnpicklingError) as fault:
+        raise ResumeError(f"{path} is no readable locator; delete it to start anew") from fault
+
+
 def _gate(
+    locator: Locator,
     network: Network,
     training: Stack,
     held_out: npt.NDArray[np.float32],
@@ -215,8 +243,8 @@ def _gate(
     def features(films: Stack | list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         parts = []
         for start in range(0, len(films), 64):
-            planes = np.stack([model_input(film, recipe.sizes[-1]) for film in films[start : start + 64]])
-            tensor = torch.from_numpy(planes)[:, None].to(device, memory_format=torch.channels_last)
+            planes, _ = network_input(locator, films[start : start + 64], recipe.sizes[-1])
+            tensor = planes.to(device, memory_format=torch.channels_last)
             with torch.inference_mode():
                 parts.append(pooled(body(tensor)))
         return np.concatenate(parts)
@@ -233,14 +261,18 @@ class _Passed(NamedTuple):
 
 
 def _pass(
-    network: Network, films: Stack | list[npt.NDArray[Any]], size: int, device: torch.device
+    locator: Locator,
+    network: Network,
+    films: Stack | list[npt.NDArray[Any]],
+    size: int,
+    device: torch.device,
 ) -> _Passed:
     """All that calibration and gate need of films, in one forward pass."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(films), 64):
-            planes = np.stack([model_input(film, size) for film in films[start : start + 64]])
-            tensor = torch.from_numpy(planes)[:, None].to(device, memory_format=torch.channels_last)
+            planes, _ = network_input(locator, films[start : start + 64], size)
+            tensor = planes.to(device, memory_format=torch.channels_last)
             explained = network.explain(tensor)
             logits, patterns = (each.double().cpu().numpy() for each in (explained.logits, explained.pattern))
             parts.append(_Passed(logits, patterns, gate_features(explained)))
@@ -305,7 +337,7 @@ def _setting(text: str) -> tuple[str, float | int | bool]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when the weights are written."""
     standard = Recipe()
-    settings = "another value of the recipe, such as surround=0 (model/recipe.py); may be repeated"
+    settings = "another value of the recipe, such as surround=0 (model/training/recipe.py); may be repeated"
     parser = argparse.ArgumentParser(prog="hilum train", description="Train the network from scratch.")
     folders = "DIR/{train,val}/{NORMAL,PNEUMONIA}/*.jpeg or DIR/{NORMAL,PNEUMONIA}/*.jpeg; test is never read"
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=folders)

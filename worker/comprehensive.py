@@ -37,8 +37,8 @@ def comprehensive_of(
     series_instance_uid, sop_instance_uid
         Identity of the copy.
     predecessors
-        The Comprehensive SRs that the copy replaces, empty for the first; not those of `report`, which its
-        destination never saw.
+        What the copy replaces, empty for the first: usually Comprehensive SRs; what `report` replaces only
+        if the destination took that.
 
     Returns
     -------

@@ -63,7 +63,7 @@ def measurement_groups(
                 result,
                 tracking=f"AI pneumonia heatmap region {number}",
                 value=value,
-                outline=outline,
+                outline=_labelled_below(outline, rows),
                 evaluations=[],
                 comments=wording.region(number),
             )
@@ -118,19 +118,32 @@ def _group(
 
 
 def _whole_image(rows: int, columns: int) -> NDArray[np.float64]:
-    """Return the border of the image as a closed polyline of 9 points: corners and middles of the edges.
+    """Return the border of the image as a closed polyline of 10 points: corners, and more along the edges.
 
-    It is what the number was inferred from; the middles keep viewers from taking it for a rectangle that
-    the user drew, and their label inside the picture.
+    It is what the number was inferred from; so many points keep viewers from taking it for a rectangle that
+    the user drew. OHIF 3.12 writes its label where the first two points lie: low at the left edge, where it
+    covers no lung and no line is cut off.
     """
-    middle, centre = rows / 2, columns / 2
+    start, middle, centre = 0.76 * rows, rows / 2, columns / 2
     return np.array(
         [
-            *((0, 0), (centre, 0), (columns, 0), (columns, middle)),
-            *((columns, rows), (centre, rows), (0, rows), (0, middle), (0, 0)),
+            *((0, start), (0, start + rows / 50), (0, rows), (centre, rows), (columns, rows)),
+            *((columns, middle), (columns, 0), (centre, 0), (0, 0), (0, start)),
         ],
         dtype=np.float64,
     )
+
+
+def _labelled_below(outline: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """Let a closed polyline start at its lowest point, where a viewer's label leaves what is outlined free.
+
+    At its highest point when the lowest lies so low that the label would leave the picture.
+    """
+    ring = outline[:-1]
+    lowest = ring[:, 1].argmax()
+    start = lowest if ring[lowest, 1] < 0.8 * rows else ring[:, 1].argmin()
+    ring = np.roll(ring, -start, axis=0)
+    return np.vstack([ring, ring[:1]])
 
 
 def _certainty(result: Result) -> float:

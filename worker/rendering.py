@@ -191,17 +191,25 @@ def _last(items: list[ContentItem], concept: Code) -> str:
     return values[-1] if values else ""
 
 
-def _numbers(items: list[ContentItem]) -> list[str]:
-    """Return the certainty of each image with the presence it led to, as both stand in one group."""
-    numbers, certainty = [], ""
+def _numbers(items: list[ContentItem]) -> list[tuple[int, str]]:
+    """Return the certainty of each image with the presence it led to, as both stand in one group.
+
+    With it the image's number: its place in the image library, whose entries alone are CONTAINED; 0 for an
+    image that the library does not list.
+    """
+    library = [item.value for item in items if item.value_type == "IMAGE" and item.relationship == "CONTAINS"]
+    numbers, certainty, shown = [], "", ""
     for item in items:
         if item.value_type == "CONTAINER":
-            certainty = ""
+            certainty = shown = ""
         elif item.says(codes.CERTAINTY_OF_FINDING):
             certainty = item.value
+        elif item.value_type == "IMAGE":
+            shown = item.value
         elif item.says(codes.PRESENCE) and certainty:
-            numbers.append(f"{certainty}, {item.value.partition(' (')[0].lower()}")
-    return numbers
+            number = library.index(shown) + 1 if shown in library else 0
+            numbers.append((number, f"{certainty}, {item.value.partition(' (')[0].lower()}"))
+    return sorted(numbers)
 
 
 def _attribute(report: Dataset, keyword: str) -> str:

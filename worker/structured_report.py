@@ -34,6 +34,7 @@ from highdicom.sr import (
 from highdicom.sr import RelationshipTypeValues as Relationship
 from pydicom.dataset import Dataset
 
+from service.core.results import suspicion
 from worker import codes, wording
 from worker.measurements import measurement_groups
 from worker.report_context import (
@@ -93,7 +94,10 @@ def build_structured_report(images: Sequence[ImageResult], context: ReportContex
         procedure_reported=codes.CHEST_X_RAY,
         imaging_measurements=[
             group
-            for image, header in zip(images, headers, strict=True)
+            # OHIF 3.12 shows the film of the first group only: the one that the conclusion is about.
+            for image, header in sorted(
+                zip(images, headers, strict=True), key=lambda each: suspicion(each[0].result), reverse=True
+            )
             if image.analysed
             for group in measurement_groups(image, header, context)
         ],

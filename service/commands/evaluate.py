@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.cases import Left, Seen, age_group, read_picture
 from model.evaluate import main
-from model.films import SUFFIXES
+from model.measuring.cases import Left, Seen, age_group, read_picture
+from model.training.films import SUFFIXES
 from service.core.copies import UNDECODABLE
 from service.core.errors import Refused
 from service.core.header import Header, read_header

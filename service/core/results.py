@@ -55,6 +55,11 @@ class Result:
 _RANK = {Finding.PRESENT: 3, Finding.INDETERMINATE: 2, Finding.ABSENT: 1, Finding.NOT_ANALYSED: 0}
 
 
+def suspicion(result: Result) -> tuple[int, float]:
+    """Return what orders results: the more suspicious one is the greater."""
+    return _RANK[result.finding], result.probability or 0.0
+
+
 def conclude(images: Sequence[Result]) -> Result:
     """Return the study's result from those of its images.
 
@@ -69,7 +74,7 @@ def conclude(images: Sequence[Result]) -> Result:
     """
     if not images:
         raise ValueError("a study without images has no result")
-    worst = max(images, key=lambda image: (_RANK[image.finding], image.probability or 0.0))
+    worst = max(images, key=suspicion)
     if worst.finding is Finding.NOT_ANALYSED:
         reasons = dict.fromkeys(image.reason for image in images if image.reason)
         return Result(Finding.NOT_ANALYSED, reason="; ".join(reasons) or "no image could be analysed")

@@ -156,7 +156,6 @@ def test_a_study_not_analysed_says_so_as_a_page_of_text(opened: Open, tmp_path: 
         pytest.param(
             (reports.NEGATIVE, reports.POSITIVE),
             id="negative first",
-            marks=pytest.mark.xfail(reason="the groups are in the order of the images"),
         ),
     ],
 )
@@ -187,7 +186,6 @@ def test_of_two_revisions_the_last_is_shown(opened: Open, tmp_path: Path) -> Non
     seen_without_fault(study)
 
 
-@pytest.mark.xfail(reason="the outline of the whole image starts at its top, in the middle")
 def test_the_label_of_a_result_is_within_the_window(opened: Open, tmp_path: Path) -> None:
     """OHIF starts the label at the right one of an outline's first two points, and cuts long lines off."""
     images = [film(tmp_path, reports.POSITIVE, "label")]

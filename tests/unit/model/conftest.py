@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from model.gate import fit_gate, gate_features
+from model.locate import Locator
 from model.network import ARCHITECTURE, Network
 from model.predict import Predictor
 from model.weights import save_weights
@@ -80,7 +81,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "synthetic-1.safetensors"
     # So wide a range that this gate refuses nothing.
     wide = {"gate.ranges": np.array([[0.0, 1e9], [0.0, 1e9]], np.float32)}
-    save_weights(path, tensors | gate.tensors() | wide, ABOUT)
+    save_weights(path, tensors | Locator().tensors() | gate.tensors() | wide, ABOUT)
     return path
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.cases import (
+from model.measuring.cases import (
     Case,
     Left,
     Seen,
@@ -17,7 +17,7 @@ from model.cases import (
     read_picture,
     subgroups,
 )
-from model.films import DataError
+from model.training.films import DataError
 
 
 def table(folder: Path, *rows: str, encoding: str = "utf-8") -> Path:

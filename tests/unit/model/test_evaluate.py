@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from model.cases import Case, Left, Seen, cases_in_folders
 from model.evaluate import evaluate, main
-from model.films import DataError
+from model.measuring.cases import Case, Left, Seen, cases_in_folders
 from model.predict import BATCH, Predictor, Scores
+from model.training.films import DataError
 from tests.unit.model.conftest import chest
 
 PROMISED = {

@@ -11,11 +11,11 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from sklearn.datasets import load_sample_images
 
-from model.counterexamples import KINDS, counterexample
 from model.gate import CELLS, PASSED, STAGE, Gate, fit_gate
 from model.network import WIDTHS
 from model.predict import Predictor
 from model.preprocess import reduce
+from model.training.counterexamples import KINDS, counterexample
 
 RNG = np.random.default_rng(13)
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from model import gatecheck
-from model.counterexamples import KINDS
-from model.films import DataError
 from model.gatecheck import WRONG, Check, check, table
 from model.hanging import HANGINGS
-from model.metrics import wilson
+from model.measuring.metrics import wilson
 from model.predict import Predictor
 from model.prediction import Prediction
+from model.training.counterexamples import KINDS
+from model.training.films import DataError
 from tests.unit.model.conftest import chest
 
 UPRIGHT = chest(np.random.default_rng(5), False, 48, 48)

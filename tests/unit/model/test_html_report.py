@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cases import Case, Left, Seen
-from model.evaluation import evaluate
-from model.html_report import MOST_PICTURES, html_report, pictures
+from model.measuring.cases import Case, Left, Seen
+from model.measuring.evaluation import evaluate
+from model.measuring.html_report import MOST_PICTURES, html_report, pictures
 from model.predict import Predictor
 from tests.unit.model.conftest import chest
 
@@ -79,7 +79,7 @@ def written(report: dict[str, Any], cases: list[Case], predictor: Predictor) -> 
 @pytest.fixture
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out: drawing them takes longer than all the rest."""
-    monkeypatch.setattr("model.html_report.svg", lambda figure: b"<svg/>")
+    monkeypatch.setattr("model.measuring.html_report.svg", lambda figure: b"<svg/>")
 
 
 def test_the_page_says_what_the_figures_say(

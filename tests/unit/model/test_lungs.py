@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model.lungs import activation_in_lungs, between, lung_mask
+from model.training.lungs import activation_in_lungs, between, lung_mask
 from tests.unit.model.conftest import chest
 
 RNG = np.random.default_rng(5)
@@ -72,8 +72,8 @@ def test_activation_counts_by_where_its_mass_lies() -> None:
     assert found["peak"] == 0.5
     # Spread edge to edge between cells, a column of cells has three quarters of its mass on itself.
     assert found["mass"] == pytest.approx((0.75 + 0.0) / 2, abs=0.08)
-    assert found["area_within_one_cell"] == pytest.approx(0.5, abs=0.02)
-    assert found["mass_within_one_cell"] == pytest.approx(0.5, abs=0.02)
+    assert found["area_within_a_tenth"] == pytest.approx(0.35, abs=0.01)
+    assert found["mass_within_a_tenth"] == pytest.approx(0.5, abs=0.02)
     assert found["mass_in_chest"] == found["mass"]  # this one has nothing in between
     assert found["mass_ci"][0] <= found["mass"] <= found["mass_ci"][1]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from model import metrics
+from model.measuring import metrics
 
 
 def drawn(n: int, seed: int = 2) -> tuple[metrics.Values, metrics.Values]:

@@ -44,12 +44,7 @@ def test_the_activation_lies_on_the_side_of_a_wide_film_that_causes_it(predictor
     quiet = np.tile(np.linspace(0.0, 1.0, 300), (150, 1))
     loud = quiet.copy()
     loud[110:140, 20:70] = RNG.random((30, 50))
-    network, size = predictor._network, predictor.info.input_size
-    from model.preprocess import model_input
-
-    planes = torch.from_numpy(np.stack([model_input(film, size) for film in (quiet, loud)]))[:, None]
-    with torch.inference_mode():
-        before, after = network.explain(planes).activation.abs().numpy()
+    before, after = predictor.score([quiet, loud]).activation
     change = np.abs(after - before)
     row, column = np.unravel_index(change.argmax(), change.shape)
     height, width = change.shape

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.films import DataError, find_films, load_films
-from model.splits import fingerprints, group, grouped_fold, near_duplicates, patient_of
+from model.training.films import DataError, find_films, load_films
+from model.training.splits import fingerprints, group, grouped_fold, near_duplicates, patient_of
 from tests.unit.model.conftest import chest
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import metrics, stress
-from model.films import Films
-from model.holdout import hold_out
-from model.nuisances import PERTURBATIONS, PLAIN
+from model import stress
+from model.measuring import metrics
+from model.measuring.nuisances import PERTURBATIONS, PLAIN
+from model.measuring.shortcuts import shortcut_scores, statistics, with_framing
 from model.predict import Predictor, Scores
-from model.recipe import Recipe
-from model.shortcuts import shortcut_scores, statistics
+from model.training.films import Films
+from model.training.holdout import hold_out
+from model.training.recipe import Recipe
 
 RECIPE = replace(Recipe(), film_side=64, folds=3)
 FEW = (PERTURBATIONS[0], PERTURBATIONS[4], next(each for each in PERTURBATIONS if each.kind == "deprived"))
@@ -36,7 +37,7 @@ def test_the_report_has_the_documented_keys_and_is_plain_json(report: dict[str, 
     assert json.loads(json.dumps(report)) == report
     assert set(report) == {
         *{"model", "split", "n", "threshold", "rows", "nuisances", "shortcuts"},
-        *{"activation_in_lungs", "hard_style"},
+        *{"activation_in_lungs", "frames", "hard_style"},
     }
     for row in report["rows"]:
         assert set(row) == {
@@ -46,14 +47,14 @@ def test_the_report_has_the_documented_keys_and_is_plain_json(report: dict[str, 
     assert [row["name"] for row in report["rows"]] == ["plain", *(each.name for each in FEW)]
     assert set(report["activation_in_lungs"]) == {
         *{"mask", "n", "mass", "mass_ci", "area", "peak"},
-        *{"mass_within_one_cell", "area_within_one_cell", "peak_within_one_cell"},
+        *{"mass_within_a_tenth", "area_within_a_tenth", "peak_within_a_tenth"},
         *{"mass_in_chest", "area_in_chest", "peak_in_chest"},
     }
     assert set(report["hard_style"]) == {
         *{"share", "normals", "pneumonias", "auc", "auc_ci", "style_auc", "style_auc_all"}
     }
     assert {row["name"] for row in report["shortcuts"]} == {
-        *{"JPEG file size", "border ring", "corners", "global grey values"}
+        *{"JPEG file size", "border ring", "corners", "framing", "global grey values"}
     }
     assert stress.summary(report).count("\n") > len(FEW)
 
@@ -81,11 +82,14 @@ def test_partners_are_of_the_other_class_and_held_out(dataset: Path) -> None:
         assert held_out.labels[found] != case.label
 
 
+BOXES = np.random.default_rng(3).uniform((0.1, 0.1, 0.8, 0.8), (0.2, 0.2, 0.9, 0.9), (36, 4))
+
+
 class _Constant:
     """Scores every film alike."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self.info = predictor.info
+        self.info, self.locator = predictor.info, predictor.locator
 
     def score(self, films: list[Any]) -> Scores:
         same = np.full(len(films), 0.7)
@@ -134,10 +138,12 @@ def test_a_nuisance_that_costs_more_than_the_limit_is_named(
 
 def test_a_shortcut_is_learnt_on_the_training_side_only(dataset: Path) -> None:
     split = hold_out(dataset, RECIPE)
-    scores = shortcut_scores(split)
+    scores = shortcut_scores(split, BOXES)
     swapped = split.films.labels.copy()
     swapped[split.validation] = 1 - swapped[split.validation]
-    again = shortcut_scores(replace(split, films=Films(split.films.planes, swapped, split.films.bacterial)))
+    again = shortcut_scores(
+        replace(split, films=Films(split.films.planes, swapped, split.films.bacterial)), BOXES
+    )
     for name, each in scores.items():
         assert each.shape == split.validation.shape
         np.testing.assert_array_equal(each, again[name])
@@ -148,12 +154,25 @@ def test_the_ring_and_the_corners_are_read_without_the_middle(dataset: Path) -> 
     planes = split.films.planes.copy()
     planes[:, 16:48, 16:48] = np.random.default_rng(0).integers(0, 256, (len(planes), 32, 32))
     before, after = (
-        shortcut_scores(split),
-        shortcut_scores(replace(split, films=Films(planes, split.films.labels, split.films.bacterial))),
+        shortcut_scores(split, BOXES),
+        shortcut_scores(
+            replace(split, films=Films(planes, split.films.labels, split.films.bacterial)), BOXES
+        ),
     )
-    for name in ("border ring", "corners", "JPEG file size"):
+    for name in ("border ring", "corners", "framing", "JPEG file size"):
         np.testing.assert_array_equal(before[name], after[name])
     assert (before["global grey values"] != after["global grey values"]).any()
+
+
+def test_what_framing_adds_to_a_network_is_seen() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.arange(400) % 2
+    boxes = np.tile((0.15, 0.15, 0.85, 0.85), (400, 1)) + 0.01 * rng.standard_normal((400, 4))
+    logits = labels + rng.standard_normal(400)
+    said = metrics.auc(logits, labels)
+    assert metrics.auc(with_framing(logits, boxes, labels), labels) == pytest.approx(said, abs=0.02)
+    boxes[:, 1] -= 0.03 * labels
+    assert metrics.auc(with_framing(logits, boxes, labels), labels) > said + 0.1
 
 
 def test_the_style_of_a_film_does_not_know_where_things_lie() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from model import train as training
-from model.augment import Borrow, augmented
 from model.calibrate import balanced_weights, calibrate, calibrate_pattern, operating_point, probabilities
-from model.films import Films
-from model.fit import ResumeError, class_weights, fit
 from model.predict import Predictor
-from model.recipe import Recipe
+from model.training.augment import Borrow, augmented
+from model.training.films import Films
+from model.training.fit import ResumeError, class_weights, fit
+from model.training.recipe import Recipe
 from tests.unit.model.conftest import chest
 
 TINY = Recipe(sizes=(32, 48, 48), film_side=64, epochs=2, settle=1, batch=8, folds=3, seed=5)
@@ -111,7 +111,7 @@ def test_calibration_recovers_a_known_map() -> None:
     assert found.intercept == pytest.approx(0.0, abs=0.1)
     assert (
         probabilities(logits, found.slope, found.intercept)[labels == 1] >= found.threshold
-    ).mean() >= 0.975
+    ).mean() >= 0.97
     assert found.indeterminate is not None
     inside = probabilities(logits, found.slope, found.intercept)
     share = ((inside > found.indeterminate[0]) & (inside < found.indeterminate[1])).mean()
@@ -123,8 +123,8 @@ def test_the_operating_point_is_the_highest_that_keeps_the_sensitivity() -> None
     rng = np.random.default_rng(5)
     pneumonias = np.concatenate([rng.uniform(0.1, 0.6, 40), rng.uniform(0.6, 1.0, 960)])
     threshold = operating_point(pneumonias)
-    assert (pneumonias >= threshold).mean() >= 0.975
-    assert (pneumonias >= threshold + 0.01).mean() < 0.975
+    assert (pneumonias >= threshold).mean() >= 0.97
+    assert (pneumonias >= threshold + 0.01).mean() < 0.97
     assert threshold == round(threshold, 2)
     assert operating_point(np.ones(5)) == 0.99
     assert operating_point(np.zeros(5)) == 0.01

@@ -73,8 +73,8 @@ def test_page_states_limits_and_what_was_not_analysed() -> None:
 
 def test_page_gives_the_number_of_each_image() -> None:
     page = Page(render_html(report(image(NEGATIVE), image(POSITIVE, header(2)))))
-    assert "image 1 analysed 7.21 %, absent" in page.text
-    assert "image 2 analysed 87.34 %, present" in page.text
+    assert "image 1 7.21 %, absent" in page.text
+    assert "image 2 87.34 %, present" in page.text
 
 
 def test_page_names_the_patient_and_the_stage_of_the_document() -> None:

@@ -15,8 +15,9 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from model.calibrate import probabilities
+from model.locate import network_input
 from model.predict import Predictor
-from model.preprocess import model_input, read_image
+from model.preprocess import read_image
 from tests.unit.worker.decode_samples import film_file
 from worker.decode import decode
 
@@ -123,7 +124,7 @@ def test_a_batch_of_thirty_two_scores_as_one_film_does(shipped: Predictor) -> No
 
 
 def test_every_device_scores_as_exact_arithmetic_does(shipped: Predictor) -> None:
-    tensor = torch.from_numpy(model_input(_picture(), shipped.info.input_size))[None, None]
+    tensor, _ = network_input(shipped.locator, [_picture()], shipped.info.input_size)
     with torch.inference_mode():
         exact = deepcopy(shipped._network).double().explain(tensor.double()).logits.numpy()
     expected = probabilities(exact, *shipped.info.calibration)

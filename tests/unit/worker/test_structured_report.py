@@ -110,10 +110,18 @@ def test_every_number_of_a_report_is_inferred_from_a_closed_outline_of_more_than
 def test_report_has_a_group_of_the_whole_image_whatever_the_finding(result: Result, meaning: str) -> None:
     group = groups(build(image(result)))[0]
     outline = points(items(group, "SCOORD")[0])
-    assert len(outline) == 9
+    assert len(outline) == 10
+    # A viewer's label begins here: low, where it covers no lung.
+    assert all(x == 0 and 0.7 * ROWS < y < 0.8 * ROWS for x, y in outline[:2])
     assert {(0, 0), (COLUMNS, 0), (COLUMNS, ROWS), (0, ROWS)} < set(outline)
     presence = items(group, "CODE", codes.PRESENCE)[0].ConceptCodeSequence[0]
     assert presence.CodeMeaning == meaning
+
+
+def test_the_most_suspicious_image_has_the_first_group() -> None:
+    report = build(image(NEGATIVE), image(POSITIVE, header(2)))
+    assert "PRESENT" in comments(groups(report)[0])[0]
+    assert "ABSENT" in comments(groups(report)[-1])[0]
 
 
 @pytest.mark.parametrize(

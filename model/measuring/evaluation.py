@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from model import metrics
-from model.cases import KIND_NAMES, Case, Read, patients, read_picture, subgroups
-from model.films import CLASSES, DataError
+from model.measuring import metrics
+from model.measuring.cases import KIND_NAMES, Case, Read, patients, read_picture, subgroups
+from model.measuring.scoring import Scored, score
 from model.predict import Predictor
 from model.prediction import Finding, finding_for, pattern_for
-from model.scoring import Scored, score
+from model.training.films import CLASSES, DataError
 from model.weights import WeightsInfo
 
 
@@ -32,7 +32,7 @@ def evaluate(
     Parameters
     ----------
     cases
-        From `model.cases`.
+        From `model.measuring.cases`.
     read
         Opens one file; the default knows JPEG and PNG.
     resamples
@@ -44,7 +44,7 @@ def evaluate(
     -------
     dict
         Plain values, ready for JSON; a figure that cannot be had is None. All intervals hold 95 %: those of
-        `model.metrics.figures` are bootstrap intervals (patients drawn where they are known, see
+        `model.measuring.metrics.figures` are bootstrap intervals (patients drawn where they are known, see
         `resampled`), those of single shares in subgroups are Wilson's.
 
     Raises

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from model.films import CLASSES
-from model.nuisances import PERTURBATIONS, PLAIN, Case, Film
+from model.measuring.nuisances import PERTURBATIONS, PLAIN, Case, Film
+from model.training.films import CLASSES
 
 _TILE, _CAPTION, _GAP, _ACROSS = 150, 20, 6, 6
 

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.augment import Borrow, film_augmentation
-from model.films import Films
 from model.network import Network
 from model.preprocess import model_input
-from model.recipe import Metrics, Progress, Recipe
+from model.training.augment import Borrow, film_augmentation
+from model.training.films import Films
+from model.training.recipe import Metrics, Progress, Recipe
 
 Stack = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -17,11 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import colormaps
 from PIL import Image
 
-from model.cases import Case, Left, Read
-from model.plots import drawn, svg
+from model.measuring.cases import Case, Left, Read
+from model.measuring.plots import drawn, svg
+from model.measuring.scoring import read_case
 from model.predict import Predictor, shown
 from model.preprocess import reduce
-from model.scoring import read_case
 from model.weights import WeightsInfo
 
 MOST_PICTURES = 12
@@ -65,7 +65,7 @@ def html_report(
     Parameters
     ----------
     report
-        As returned by `model.evaluation.evaluate`.
+        As returned by `model.measuring.evaluation.evaluate`.
     info
         Of the weights that were evaluated.
     worst

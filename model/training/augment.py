@@ -6,8 +6,8 @@ histogram, its power spectrum, its surroundings. What one class has more often t
 that works on one film before the percentile stretch, as torchvision v2 transforms on a (1, H, W) float32
 tensor in [0, 1]. What each stands for:
 
-- framing: crop and aspect (children are collimated differently, and the public copies are squashed),
-  rotation, shift and shear of a child that was not held straight;
+- framing: what `model.locate` leaves of it (crop, aspect, shift), rotation and shear of a child that was not
+  held straight;
 - grey scale: window, gamma and smooth curves (each maker's own processing), film veil, background that is not
   black;
 - image quality: noise of a lower dose, blur of motion and of other resampling, sharpening by edge
@@ -44,6 +44,9 @@ Grey = npt.NDArray[np.float32]
 
 RINGS_KEPT = 6
 """Rings of the slowest spatial frequencies (under two periods a film) that no film borrows: the layout."""
+
+IN_FRAME = (0.9, 1.1)
+"""Reach of what is kept of a film that is cut about its lungs: they fill more of it than of a whole film."""
 
 
 def _uniform(low: float, high: float) -> float:
@@ -199,7 +202,7 @@ class Borrow:
             if torch.rand(()) < share:
                 grey = step(grey, self._partner(), _uniform(0.2, 0.8))
         if torch.rand(()) < self._surround:
-            grey = borrowed_surround(grey, self._partner())
+            grey = borrowed_surround(grey, self._partner(), IN_FRAME)
         return torch.from_numpy(np.ascontiguousarray(grey, np.float32))[None]
 
     def _partner(self) -> Grey:
@@ -237,13 +240,13 @@ def _rings(rows: int, columns: int) -> npt.NDArray[np.int64]:
     return np.asarray(np.rint(4.0 * np.log2(1.0 + radius)), np.int64)
 
 
-def borrowed_surround(film: Grey, partner: Grey) -> Grey:
-    """Keep an oval (a squircle) about the lungs; it reaches 0.8 to 1 of the half sides."""
+def borrowed_surround(film: Grey, partner: Grey, reach: tuple[float, float] = (0.8, 1.0)) -> Grey:
+    """Keep an oval (a squircle) about the lungs; it reaches `reach` of the half sides."""
     rows, columns = film.shape
-    down = np.abs(np.linspace(-1.0, 1.0, rows) - _uniform(-0.05, 0.05)) / _uniform(0.8, 1.0)
-    across = np.abs(np.linspace(-1.0, 1.0, columns) - _uniform(-0.05, 0.05)) / _uniform(0.8, 1.0)
-    reach = (down[:, None] ** 4 + across[None] ** 4) ** 0.25
-    own = np.clip((1.0 - reach) / _uniform(0.02, 0.2) + 0.5, 0.0, 1.0)
+    down = np.abs(np.linspace(-1.0, 1.0, rows) - _uniform(-0.05, 0.05)) / _uniform(*reach)
+    across = np.abs(np.linspace(-1.0, 1.0, columns) - _uniform(-0.05, 0.05)) / _uniform(*reach)
+    place = (down[:, None] ** 4 + across[None] ** 4) ** 0.25
+    own = np.clip((1.0 - place) / _uniform(0.02, 0.2) + 0.5, 0.0, 1.0)
     return np.asarray(own * film + (1.0 - own) * partner, np.float32)
 
 
@@ -269,8 +272,8 @@ def film_augmentation(side: int, flip: bool = True) -> v2.Compose:
     steps: Sequence[Any] = [
         v2.RandomHorizontalFlip(0.5 if flip else 0.0),
         _sometimes(Markers(), 0.5),
-        _sometimes(v2.RandomAffine(degrees=12, translate=(0.06, 0.06), scale=(0.8, 1.1), shear=5), 0.7),
-        v2.RandomResizedCrop(side, scale=(0.7, 1.0), ratio=(0.75, 1.33), antialias=True),
+        _sometimes(v2.RandomAffine(degrees=8, translate=(0.04, 0.04), scale=(0.9, 1.08), shear=4), 0.6),
+        v2.RandomResizedCrop(side, scale=(0.8, 1.0), ratio=(0.85, 1.18), antialias=True),
         _sometimes(Collimate(), 0.3),
         _sometimes(Shading(), 0.4),
         _sometimes(Curve(), 0.8),

@@ -34,7 +34,7 @@ class Recipe:
     balanced
         Whether both classes have half of the loss, whatever their numbers.
     histogram, spectrum, surround
-        Chance that a film borrows each of the three from another one (`model.augment.Borrow`).
+        Chance that a film borrows each of the three from another one (`model.training.augment.Borrow`).
     pattern
         Weight of the second head's loss (bacterial or viral) beside the first's.
     half
@@ -63,7 +63,7 @@ class Recipe:
     balanced: bool = True
     histogram: float = 0.3
     spectrum: float = 0.3
-    surround: float = 0.4
+    surround: float = 0.25
     pattern: float = 0.3
     half: bool = True
 

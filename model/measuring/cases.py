@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.films import CLASSES, SUFFIXES, DataError, LabelledFilm
 from model.preprocess import ImageError, read_image
-from model.splits import patient_of
+from model.training.films import CLASSES, SUFFIXES, DataError, LabelledFilm
+from model.training.splits import patient_of
 
 LABELS = {"0": 0, "normal": 0, "negative": 0, "1": 1, "pneumonia": 1, "positive": 1}
 KINDS = {"bacterial": 1, "bacteria": 1, "viral": 0, "virus": 0}
@@ -184,8 +184,8 @@ def subgroups(cases: Sequence[Case]) -> Iterator[tuple[str, str, npt.NDArray[np.
 def patients(cases: Sequence[Case]) -> npt.NDArray[np.int64] | None:
     """Number the patients, (n,); None where nothing tells films of one from those of another.
 
-    Where no patient is stated, file names as of the public sets tell (`model.splits.patient_of`). A film of
-    nobody counts as a patient of its own.
+    Where no patient is stated, file names as of the public sets tell (`model.training.splits.patient_of`). A
+    film of nobody counts as a patient of its own.
     """
     guessed = _by_file_name(cases)
     stated = [case.patient or guess for case, guess in zip(cases, guessed, strict=True)]

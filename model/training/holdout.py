@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.films import DataError, Films, LabelledFilm, find_films, load_films
-from model.recipe import Recipe
-from model.splits import fingerprints, group, grouped_fold, near_duplicates, patient_of
+from model.training.films import DataError, Films, LabelledFilm, find_films, load_films
+from model.training.recipe import Recipe
+from model.training.splits import fingerprints, group, grouped_fold, near_duplicates, patient_of
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from model.metrics import wilson
+from model.measuring.metrics import wilson
 
 NORMAL, PNEUMONIA, QUIET = "#2f6690", "#c2542d", "0.75"
 _TITLES = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 
 
 def plots(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw a report of `model.evaluation.evaluate` as PNG files.
+    """Draw a report of `model.measuring.evaluation.evaluate` as PNG files.
 
     Parameters
     ----------

@@ -18,8 +18,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from model.augment import borrowed_histogram, borrowed_spectrum, borrowed_surround
-from model.lungs import between, lung_mask
+from model.training.augment import borrowed_histogram, borrowed_spectrum, borrowed_surround
+from model.training.lungs import between, lung_mask
 
 Film = npt.NDArray[np.uint8]
 Grey = npt.NDArray[np.floating[Any]]
@@ -44,7 +44,7 @@ class Case(NamedTuple):
     film
         (rows, columns) uint8.
     lungs
-        (rows, columns) bool, from `model.lungs.lung_mask`.
+        (rows, columns) bool, from `model.training.lungs.lung_mask`.
     label
         1 for pneumonia.
     partner
@@ -108,6 +108,10 @@ def _seen(left: float, top: float, right: float, bottom: float) -> Callable[[Cas
         return np.array(Image.fromarray(case.film).transform(size, Image.Transform.EXTENT, part, bilinear))
 
     return show
+
+
+def _normals_alone(change: Callable[[Case], Film]) -> Callable[[Case], Film]:
+    return lambda case: case.film if case.label else change(case)
 
 
 def _rotated(degrees: float) -> Callable[[Case], Film]:
@@ -293,6 +297,15 @@ PERTURBATIONS: tuple[Perturbation, ...] = (
     ),
     Perturbation(
         "aspect 3:4", "nuisance", "an eighth cut at left and right, stretched", _seen(0.125, 0.0, 0.875, 1.0)
+    ),
+    Perturbation(
+        "aspect 3:2", "nuisance", "a sixth cut at top and bottom, stretched", _seen(0.0, 1 / 6, 1.0, 5 / 6)
+    ),
+    Perturbation(
+        "normals at 3:2",
+        "nuisance",
+        "the normals alone cut to 3:2: framing that goes with the label, another way than in training",
+        _normals_alone(_seen(0.0, 1 / 6, 1.0, 5 / 6)),
     ),
     Perturbation("collimated", "nuisance", "outer 8 % black", _collimated),
     Perturbation("histogram", "style", "grey values of the other class", _in_style(_histogram)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.cases import Case, Left, Read, Seen, described
+from model.measuring.cases import Case, Left, Read, Seen, described
 from model.predict import BATCH, Predictor
 
 

@@ -1,0 +1,1 @@
+"""What weights are worth: cases and their scores, figures with intervals, nuisances, shortcuts, reports."""
