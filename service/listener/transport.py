@@ -368,7 +368,8 @@ def _run(thread: Association | DULServiceProvider, peer: str) -> None:
 def _wake(event: Event) -> None:
     """End an association whose A-ASSOCIATE-RQ was none: nothing else would before its timeout."""
     if event.assoc.requestor.primitive is None:
-        event.assoc.dul.to_user_queue.put(None)
+        waiting: Any = event.assoc.dul.to_user_queue  # typed for primitives alone
+        waiting.put(None)
 
 
 def _receive(connection: socket.socket, size: int, end: float) -> bytearray:
