@@ -26,6 +26,9 @@ from worker.contour import area, contour
 from worker.report_context import MANUFACTURER, ImageResult, ReportContext
 from worker.source import spacing_mm
 
+# Shares of the rows; the label of a region has three lines of a fiftieth each and hangs a little lower.
+_VERDICT_LABEL, _LOWEST_LABEL = 0.76, 0.64
+
 
 def measurement_groups(
     image: ImageResult, header: Dataset, context: ReportContext
@@ -124,7 +127,7 @@ def _whole_image(rows: int, columns: int) -> NDArray[np.float64]:
     the user drew. OHIF 3.12 writes its label where the first two points lie: low at the left edge, where it
     covers no lung and no line is cut off.
     """
-    start, middle, centre = 0.76 * rows, rows / 2, columns / 2
+    start, middle, centre = _VERDICT_LABEL * rows, rows / 2, columns / 2
     return np.array(
         [
             *((0, start), (0, start + rows / 50), (0, rows), (centre, rows), (columns, rows)),
@@ -135,14 +138,15 @@ def _whole_image(rows: int, columns: int) -> NDArray[np.float64]:
 
 
 def _labelled_below(outline: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """Let a closed polyline start at its lowest point, where a viewer's label leaves what is outlined free.
+    """Let a closed polyline start low at its right side, where OHIF's label leaves what is outlined free.
 
-    At its highest point when the lowest lies so low that the label would leave the picture.
+    As low as it goes without writing over the label of the whole image; else at its highest point.
     """
     ring = outline[:-1]
-    lowest = ring[:, 1].argmax()
-    start = lowest if ring[lowest, 1] < 0.8 * rows else ring[:, 1].argmin()
-    ring = np.roll(ring, -start, axis=0)
+    right = ring[:, 0] >= ring[:, 0].mean()
+    free = np.flatnonzero(right & (ring[:, 1] <= _LOWEST_LABEL * rows))
+    start = free[ring[free, 1].argmax()] if len(free) else ring[:, 1].argmin()
+    ring = np.roll(ring, -int(start), axis=0)
     return np.vstack([ring, ring[:1]])
 
 

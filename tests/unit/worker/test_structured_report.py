@@ -118,6 +118,16 @@ def test_report_has_a_group_of_the_whole_image_whatever_the_finding(result: Resu
     assert presence.CodeMeaning == meaning
 
 
+def test_a_region_starts_where_its_label_is_clear_of_the_verdict() -> None:
+    whole, *regions = groups(build(image(POSITIVE)))
+    assert regions
+    for region in regions:
+        outline = points(items(region, "SCOORD")[0])
+        assert outline[0] == outline[-1]
+        assert outline[0][1] <= 0.64 * ROWS < points(items(whole, "SCOORD")[0])[0][1]
+        assert outline[0][0] >= min(x for x, _ in outline)
+
+
 def test_the_most_suspicious_image_has_the_first_group() -> None:
     report = build(image(NEGATIVE), image(POSITIVE, header(2)))
     assert "PRESENT" in comments(groups(report)[0])[0]
