@@ -28,7 +28,8 @@ from tests.unit.worker.reports import (
     reread,
     tool,
 )
-from worker.document import NOT_PRINTABLE, build_document
+from worker.document import build_document
+from worker.page import NOT_PRINTABLE
 from worker.structured_report import ImageResult
 
 LATERAL_VIEW = image(LATERAL, header(2, ViewPosition="LL"))
