@@ -46,7 +46,7 @@ def receive(context: Context, *films: Dataset) -> None:
     intake = Intake(context.ledger, context.spool, context.settings)
     for film in films:
         path = factories.write(film, context.spool.incoming)
-        intake.receive(Arrival(path, film.SOPClassUID, film.SOPInstanceUID, "TEST"))
+        intake.receive(Arrival(path, "TEST", film.SOPClassUID, film.SOPInstanceUID))
 
 
 def work(context: Context) -> None:

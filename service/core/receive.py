@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, assess, says_chest
 from service.core.errors import Mismatch, OutOfResources
+from service.core.failpoints import failpoint
 from service.core.header import Header, read_header
 from service.core.ledger import Ledger, now, record_event
 from service.core.settings import Settings
@@ -43,12 +44,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Arrival:
-    """One object in ``incoming/`` and what its sender said of it."""
+    """One object in ``incoming/`` and what its sender said of it, None where the door has no word for it.
+
+    A C-STORE names the SOP instance, STOW-RS at most the study.
+    """
 
     path: Path
-    sop_class_uid: str
-    sop_instance_uid: str
     calling_ae_title: str
+    sop_class_uid: str | None = None
+    sop_instance_uid: str | None = None
+    study_instance_uid: str | None = None
 
 
 class Intake:
@@ -76,9 +81,12 @@ class Intake:
             self._check_space()
             verdict = assess(header)
             digest, size = data_set_digest(arrival.path), arrival.path.stat().st_size
+            failpoint("receive.arrived")
             if verdict.eligibility is not Eligibility.IGNORED:
                 kept = self._spool.keep(arrival.path)
+                failpoint("receive.kept")
             outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept)
+            failpoint("receive.recorded")
         except OSError as fault:
             raise OutOfResources(f"the object cannot be written ({fault.strerror})") from fault
         except SQLAlchemyError as fault:
@@ -91,6 +99,23 @@ class Intake:
         _log.info(
             "receive", study_instance_uid=header.study_instance_uid, outcome=outcome, reason=verdict.reason
         )
+        return outcome
+
+    def adopt(self, relative: str) -> Outcome:
+        """Write a kept file that the ledger does not know into it: its listener died before it could.
+
+        Raises
+        ------
+        Unreadable, InvalidUID
+            When the file is no object that could have been kept.
+        """
+        path = self._spool.absolute(relative)
+        header = read_header(path)
+        digest, size = data_set_digest(path), path.stat().st_size
+        outcome = self._record(header, assess(header), "", digest, size, relative)
+        if outcome is Outcome.DUPLICATE:
+            self._spool.remove(relative)
+        _log.info("receive.adopted", study_instance_uid=header.study_instance_uid, outcome=outcome)
         return outcome
 
     def _check_space(self) -> None:
@@ -170,11 +195,18 @@ class Intake:
         if verdict.eligibility is Eligibility.NOT_ANALYSED:
             settle_copies(session, study, header.sop_instance_uid)
         self._set_due(study, verdict, moment)
-        record_event(session, study, "received", f"{header.sop_class_uid.name} from {calling_ae_title}")
+        record_event(
+            session,
+            study,
+            "received",
+            f"{header.sop_class_uid.name} from {calling_ae_title or 'a file of a listener that died'}",
+        )
         return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
 
     def _known(self, session: Session, study: Study, known: Instance, kept: str | None) -> Outcome:
         """Answer for an object that is in the ledger already; bytes that got lost are taken again."""
+        if kept is not None and known.spool_path == kept:
+            return Outcome.STORED  # adopted while its listener waited for the ledger
         if known.spool_path and not self._spool.absolute(known.spool_path).exists():
             known.spool_path = kept
             record_event(session, study, "restored", "the bytes of an object were lost and came again")
@@ -215,10 +247,12 @@ def sweep_incoming(spool: Spool, older_than_seconds: float) -> int:
 
 
 def _compare(header: Header, arrival: Arrival) -> None:
-    if str(header.sop_class_uid) != str(arrival.sop_class_uid):
+    if arrival.sop_class_uid not in (None, str(header.sop_class_uid)):
         raise Mismatch("command and data set name different SOP classes")
-    if str(header.sop_instance_uid) != str(arrival.sop_instance_uid):
+    if arrival.sop_instance_uid not in (None, str(header.sop_instance_uid)):
         raise Mismatch("command and data set name different SOP instances")
+    if arrival.study_instance_uid not in (None, str(header.study_instance_uid)):
+        raise Mismatch("the request names another study than the data set")
 
 
 def _subject_id(session: Session, study: Study, header: Header) -> int:

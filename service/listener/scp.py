@@ -121,9 +121,9 @@ def _arrival(event: Event) -> Arrival:
         raise fault
     arrival = Arrival(
         Path(request._dataset_path),
+        event.assoc.requestor.ae_title.strip(),
         str(request.AffectedSOPClassUID),
         str(request.AffectedSOPInstanceUID),
-        event.assoc.requestor.ae_title.strip(),
     )
     if arrival.sop_class_uid != str(event.context.abstract_syntax):
         arrival.path.unlink(missing_ok=True)

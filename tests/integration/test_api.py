@@ -30,7 +30,7 @@ def client(tmp_path: Path) -> Iterator[Callable[..., TestClient]]:
     for seed in range(3):
         film = factories.phantom_chest(seed, PatientName="Canary^Yellow", PatientID=f"CANARY{seed}")
         path = factories.write(film, spool.incoming)
-        intake.receive(Arrival(path, film.SOPClassUID, film.SOPInstanceUID, "TEST"))
+        intake.receive(Arrival(path, "TEST", film.SOPClassUID, film.SOPInstanceUID))
 
     def make(base_url: str = _LOCAL, **settings: object) -> TestClient:
         made = TestClient(create_app(load(data_dir=tmp_path, **settings), ledger), base_url=base_url)

@@ -75,9 +75,9 @@ def arrive(intake: Intake, spool: Spool, dataset: Dataset, **said: str) -> Outco
     return intake.receive(
         Arrival(
             path,
+            "TEST",
             said.get("sop_class_uid", dataset.SOPClassUID),
             said.get("sop_instance_uid", dataset.SOPInstanceUID),
-            "TEST",
         )
     )
 
@@ -216,7 +216,7 @@ def test_eight_senders_of_the_same_instance_make_one_row(
     paths = [factories.write(film, folder) for folder in folders]
 
     def push(path: Path) -> Outcome:
-        return intake.receive(Arrival(path, film.SOPClassUID, film.SOPInstanceUID, "TEST"))
+        return intake.receive(Arrival(path, "TEST", film.SOPClassUID, film.SOPInstanceUID))
 
     with ThreadPoolExecutor(8) as senders:
         outcomes = list(senders.map(push, paths))
@@ -253,7 +253,7 @@ def test_a_uid_that_is_a_path_is_refused_and_writes_nothing(
     )
     path.write_bytes(hostile)
     with pytest.raises(InvalidUID):
-        intake.receive(Arrival(path, film.SOPClassUID, film.SOPInstanceUID, "TEST"))
+        intake.receive(Arrival(path, "TEST", film.SOPClassUID, film.SOPInstanceUID))
     assert not [item for item in tmp_path.iterdir() if item.name != "data" and "ledger" not in item.name]
 
 
@@ -261,7 +261,7 @@ def test_a_text_file_is_unreadable(intake: Intake, spool: Spool) -> None:
     path = spool.incoming / "text.dcm"
     path.write_text("Dear PACS, please find attached nothing.\n" * 50)
     with pytest.raises(Unreadable):
-        intake.receive(Arrival(path, "1.2", "1.2", "TEST"))
+        intake.receive(Arrival(path, "TEST", "1.2", "1.2"))
     assert not path.exists()
 
 
