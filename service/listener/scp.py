@@ -14,10 +14,10 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
 
 from service.core.errors import HilumError, Mismatch, OutOfResources, Unreadable
+from service.core.incoming import IncomingFile, remove_leftovers
 from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
-from service.listener.incoming import IncomingFile, remove_leftovers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import supported_contexts
 from service.listener.transport import Handler, Server, missing_internals

@@ -35,7 +35,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from service.core.errors import InvalidUID, Refused
 from service.core.identifiers import checked_uid
-from service.listener.incoming import IncomingFile
+from service.core.incoming import IncomingFile
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 
 _HEADER = struct.Struct(">BxL")

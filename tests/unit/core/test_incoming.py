@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import OutOfResources
-from service.listener.incoming import IncomingFile, remove_leftovers
+from service.core.incoming import IncomingFile, remove_leftovers
 
 
 def test_what_is_written_is_there_and_only_we_may_read_it(tmp_path: Path) -> None:
