@@ -13,7 +13,7 @@ from model.prediction import Finding, Prediction
 from service.core.completion import conclude_due_studies
 from service.core.ledger import now
 from service.core.receive import Arrival, Intake
-from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
+from service.core.tables import Analysis, Circuit, Instance, Outbox, Report, Revision, Study
 from tests import factories
 from worker.context import Context
 from worker.tasks import decode, deliver, infer, report
@@ -72,6 +72,7 @@ def hurry(context: Context, *tables: Any) -> None:
     with context.ledger.write() as session:
         for table in tables or (Instance, Analysis, Revision):
             session.execute(update(table).values(ready_at=now(), lease_until=None))
+        session.execute(update(Circuit).values(open_until=now()))
 
 
 def instances(context: Context) -> list[Instance]:

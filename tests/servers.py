@@ -439,6 +439,19 @@ class Orthanc(Server):
         """Return the Part 10 file of an instance."""
         return self._get(f"/instances/{instance.identifier}/file").content
 
+    def stored(self) -> list[str]:
+        """Return Orthanc's own identifiers of all instances."""
+        identifiers: list[str] = self._get("/instances").json()
+        return identifiers
+
+    def store(self, path: Path) -> None:
+        """Put a DICOM file into it."""
+        httpx.post(f"{self.http_url}/instances", content=path.read_bytes(), timeout=30).raise_for_status()
+
+    def lose(self, identifier: str) -> None:
+        """Delete an instance."""
+        httpx.delete(f"{self.http_url}/instances/{identifier}", timeout=30).raise_for_status()
+
     def _find(self, level: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         body = {"Level": level, "Query": dict(query), "Expand": True}
         answer = httpx.post(f"{self.http_url}/tools/find", json=body, timeout=30).raise_for_status()

@@ -1,93 +1,52 @@
-"""Storage SCU: one association to one destination, with just the contexts that are needed."""
+"""DIMSE as requestor: Storage SCU, Query SCU and Storage Commitment SCU over one association.
+
+Proposed are just the contexts that are needed; what the destination rejects is not used.
+"""
 
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
-from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    StudyRootQueryRetrieveInformationModelFind,
+)
 
-from service.core.errors import DeliveryError, NotAccepted, PermanentDelivery, TransientDelivery
+from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
+from service.core.settings import Destination
+from worker.peer import IDENTITY, Sendable, Sent, is_lossy
 
 _NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_PENDING = (0xFF00, 0xFF01)
+_REQUEST_STORAGE_COMMITMENT = 1  # PS3.4 J.3.2.1
+_DIMSE_SECONDS = 60
+_QUERY_SECONDS = 20
+# A destination that takes queries and answers none, so often in a row, is asked no more for so long: some
+# accept the context from everybody and abort when somebody unknown asks.
+_MOST_UNANSWERED, _MUTE_SECONDS = 2, 600.0
+_unanswered: dict[str, tuple[int, float]] = {}
+OnCommitment = Callable[[Event], int]
 
 
-class Answer(StrEnum):
-    """What a C-STORE status asks of the sender."""
+class DimsePeer:
+    """One association with a destination.
 
-    ACCEPTED = "accepted"
-    AGAIN = "again"
-    AGAIN_A_FEW_TIMES = "again a few times"
-    PARK = "park"
-
-
-@dataclass(frozen=True)
-class Sendable:
-    """One object to send, as the ledger knows it."""
-
-    path: Path
-    sop_class_uid: str
-    transfer_syntax_uid: str
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What became of one object: its status, or the fault that kept it from getting one."""
-
-    status: int | None
-    fault: DeliveryError | None = None
-
-
-def answer_to(status: int) -> Answer:
-    """Return what a status means (PS3.4 B.2.3, PS3.7 C).
-
-    Warnings mean that the object is stored. 0111 says that the SCP has the instance already, which is what a
-    delivery is for. A7xx clears up without anybody; 0110 and Cxxx may; the rest asks for a person.
-    """
-    if status in (0x0000, 0x0111, 0xB000, 0xB006, 0xB007):
-        return Answer.ACCEPTED
-    if status in (0xA777, 0xA778, 0xA779):
-        return Answer.PARK
-    if 0xA700 <= status <= 0xA7FF:
-        return Answer.AGAIN
-    if status == 0x0110 or 0xC000 <= status <= 0xCFFF:
-        return Answer.AGAIN_A_FEW_TIMES
-    return Answer.PARK
-
-
-def reason_for(status: int) -> str:
-    """Return a status in words."""
-    known = {
-        0x0117: "invalid SOP instance",
-        0x0122: "SOP class not supported",
-        0x0124: "not authorised",
-        0xA777: "identity: patient ID missing",
-        0xA778: "identity: patient ID conflicts",
-        0xA779: "identity: patient or study mismatch",
-    }
-    families = {
-        0xA700: "out of resources",
-        0xA900: "data set does not match SOP class",
-        0xC000: "cannot understand",
-    }
-    words = known.get(status) or families.get(status & 0xF000 if status >= 0xC000 else status & 0xFF00)
-    return f"the destination answered {status:04X}{f' ({words})' if words else ''}"
-
-
-def send(
-    objects: Sequence[Sendable], *, calling_ae_title: str, called_ae_title: str, host: str, port: int
-) -> Iterator[Sent]:
-    """Send each object over one association, yielding what became of each in order.
-
-    When the association is lost, every object without an answer gets a `TransientDelivery`.
+    Parameters
+    ----------
+    objects
+        What will be stored; their classes and syntaxes are proposed.
+    asks
+        Whether queries and storage commitment are proposed.
+    on_commitment
+        Takes the N-EVENT-REPORT that comes over this association, and returns the status to answer.
 
     Raises
     ------
@@ -96,55 +55,178 @@ def send(
     NotAccepted
         When the destination accepts none of the objects' SOP classes.
     """
-    association = _associate(objects, calling_ae_title, called_ae_title, host, port)
-    try:
-        for item in objects:
-            yield _send_one(association, item)
-    finally:
-        if association.is_established:
-            association.release()
 
+    def __init__(
+        self,
+        destination: Destination,
+        calling_ae_title: str,
+        objects: Iterable[Sendable] = (),
+        on_commitment: OnCommitment | None = None,
+        *,
+        asks: bool = True,
+    ) -> None:
+        self._name = destination.name
+        objects = list(objects)
+        entity = AE(calling_ae_title)
+        entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, _DIMSE_SECONDS, 60
+        entity.connection_timeout = 10
+        entity.requested_contexts = [
+            build_context(sop_class, list(_UNCOMPRESSED if syntax in _UNCOMPRESSED else (syntax,)))
+            for sop_class, syntax in dict.fromkeys(
+                (item.sop_class_uid, item.transfer_syntax_uid) for item in objects
+            )
+        ]
+        asked = [StorageCommitmentPushModel] if asks else []
+        if asks and not self._is_mute():
+            asked.append(StudyRootQueryRetrieveInformationModelFind)
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, _set_no_delay)]
+        if on_commitment is not None:
+            handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (on_commitment(event), None)))
+        for sop_class in asked:
+            entity.add_requested_context(sop_class, list(_UNCOMPRESSED))
+        called, host, port = destination.ae_title, destination.host, destination.port
+        self._association = entity.associate(host, port, ae_title=called, evt_handlers=handlers)
+        if not self._association.is_established:
+            if self._association.is_rejected:
+                primitive: Any = self._association.acceptor.primitive
+                raise TransientDelivery(f"{called} rejected the association ({primitive.reason_str})")
+            if self._association.rejected_contexts and not self._association.accepted_contexts:
+                raise NotAccepted(_NOT_ACCEPTED)
+            raise TransientDelivery(f"{called} at {host}:{port} cannot be reached")
+        self._accepted = {str(context.abstract_syntax) for context in self._association.accepted_contexts}
 
-def _associate(
-    objects: Sequence[Sendable], calling_ae_title: str, called_ae_title: str, host: str, port: int
-) -> Association:
-    entity = AE(calling_ae_title)
-    entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, 60, 60
-    entity.connection_timeout = 10
-    entity.requested_contexts = [
-        build_context(sop_class, list(_UNCOMPRESSED if syntax in _UNCOMPRESSED else (syntax,)))
-        for sop_class, syntax in dict.fromkeys(
-            (item.sop_class_uid, item.transfer_syntax_uid) for item in objects
-        )
-    ]
-    association = entity.associate(
-        host, port, ae_title=called_ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, _set_no_delay)]
-    )
-    if association.is_established:
-        return association
-    if association.rejected_contexts and not association.accepted_contexts:
-        raise NotAccepted(_NOT_ACCEPTED)
-    if association.is_rejected:
-        primitive: Any = association.acceptor.primitive
-        raise TransientDelivery(f"{called_ae_title} rejected the association ({primitive.reason_str})")
-    raise TransientDelivery(f"{called_ae_title} at {host}:{port} cannot be reached")
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        if self._association.is_established:
+            self._association.release()
 
-def _send_one(association: Association, item: Sendable) -> Sent:
-    accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
-    if item.sop_class_uid not in accepted:
-        return Sent(None, NotAccepted(_NOT_ACCEPTED))
-    if not association.is_established:
-        return Sent(None, TransientDelivery("the association ended before the object was sent"))
-    try:
-        status = association.send_c_store(_read(item))
-    except RuntimeError:
-        return Sent(None, TransientDelivery("the association ended while the object was sent"))
-    except Exception as fault:  # no context for this class and syntax, or a file that cannot be read
-        return Sent(None, PermanentDelivery(f"the object cannot be sent ({type(fault).__name__})"))
-    if "Status" not in status:
-        return Sent(None, TransientDelivery("the destination did not answer in time"))
-    return Sent(int(status.Status))
+    @property
+    def proves(self) -> bool:
+        return self.answers_queries or self.commits
+
+    @property
+    def answers_queries(self) -> bool:
+        return StudyRootQueryRetrieveInformationModelFind in self._accepted
+
+    @property
+    def commits(self) -> bool:
+        return StorageCommitmentPushModel in self._accepted
+
+    def store(self, item: Sendable) -> Sent:
+        """Send one object (PS3.4 B.2); see `worker.peer.Peer`."""
+        if item.sop_class_uid not in self._accepted:
+            return Sent(None, NotAccepted(_NOT_ACCEPTED))
+        if not self._association.is_established:
+            ended = TransientDelivery("the association ended before the object was sent")
+            return Sent(None, ended, tried=False)
+        try:
+            status = self._association.send_c_store(_read(item))
+        except RuntimeError:
+            return Sent(None, TransientDelivery("the association ended while the object was sent"))
+        except Exception as fault:  # no context for this class and syntax, or a file that cannot be read
+            return Sent(None, PermanentDelivery(f"the object cannot be sent ({type(fault).__name__})"))
+        if "Status" not in status:
+            return Sent(None, TransientDelivery("the destination did not answer in time"))
+        return Sent(int(status.Status))
+
+    def study(self, study_instance_uid: str) -> Mapping[str, str] | None:
+        """Ask by C-FIND at study level (PS3.4 C.6.2); see `worker.peer.Peer`."""
+        query = Dataset()
+        # Many answer in the character set of the question, and lose what does not fit there.
+        query.SpecificCharacterSet = "ISO_IR 192"
+        query.QueryRetrieveLevel = "STUDY"
+        query.StudyInstanceUID = study_instance_uid
+        for keyword in IDENTITY:
+            setattr(query, keyword, "")
+        found = self._find(query)
+        if not found:
+            return None
+        told = {keyword: str(found[0].get(keyword) or "").strip() for keyword in IDENTITY}
+        if is_lossy(told["PatientName"]):
+            del told["PatientName"]
+        return {keyword: value for keyword, value in told.items() if value}
+
+    def holds(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> bool | None:
+        """Ask by C-FIND at instance level (PS3.4 C.6.2); see `worker.peer.Peer`."""
+        query = Dataset()
+        query.QueryRetrieveLevel = "IMAGE"
+        query.StudyInstanceUID = study_instance_uid
+        query.SeriesInstanceUID = series_instance_uid
+        query.SOPInstanceUID = sop_instance_uid
+        found = self._find(query)
+        if found is None:
+            return None
+        return any(str(item.get("SOPInstanceUID")) == sop_instance_uid for item in found)
+
+    def request_commitment(self, transaction_uid: str, objects: Iterable[tuple[str, str]]) -> int | None:
+        """Ask the destination to take responsibility (N-ACTION, PS3.4 J.3.2); return its status, or None.
+
+        Parameters
+        ----------
+        objects
+            SOP Class UID and SOP Instance UID of each.
+        """
+        request = Dataset()
+        request.TransactionUID = transaction_uid
+        request.ReferencedSOPSequence = []
+        for sop_class_uid, sop_instance_uid in objects:
+            item = Dataset()
+            item.ReferencedSOPClassUID = sop_class_uid
+            item.ReferencedSOPInstanceUID = sop_instance_uid
+            request.ReferencedSOPSequence.append(item)
+        try:
+            status, _ = self._association.send_n_action(
+                request,
+                _REQUEST_STORAGE_COMMITMENT,
+                StorageCommitmentPushModel,
+                StorageCommitmentPushModelInstance,
+            )
+        except (RuntimeError, ValueError):
+            return None
+        return int(status.Status) if "Status" in status else None
+
+    def linger(self, done: Callable[[], bool], seconds: float) -> None:
+        """Stay associated until `done`, for `seconds` at most: some answer over the same association."""
+        end = time.monotonic() + seconds
+        while self._association.is_established and not done() and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def _find(self, query: Dataset) -> list[Dataset] | None:
+        """Return what is found; None when the destination does not do such queries."""
+        if not self.answers_queries:
+            return None
+        if not self._association.is_established:
+            raise TransientDelivery("the association ended before the destination was asked")
+        found = []
+        self._association.dimse_timeout = _QUERY_SECONDS
+        try:
+            for status, item in self._association.send_c_find(
+                query, StudyRootQueryRetrieveInformationModelFind
+            ):
+                if "Status" not in status:
+                    raise self._no_answer()
+                if int(status.Status) in _PENDING:
+                    if item is not None:
+                        found.append(item)
+                elif int(status.Status) != 0x0000:
+                    return None
+        except RuntimeError:
+            raise self._no_answer() from None
+        finally:
+            self._association.dimse_timeout = _DIMSE_SECONDS
+        _unanswered.pop(self._name, None)
+        return found
+
+    def _no_answer(self) -> Unanswered:
+        count, _ = _unanswered.get(self._name, (0, 0.0))
+        _unanswered[self._name] = count + 1, time.monotonic() + _MUTE_SECONDS
+        return Unanswered("the destination did not answer a query")
+
+    def _is_mute(self) -> bool:
+        count, until = _unanswered.get(self._name, (0, 0.0))
+        return count >= _MOST_UNANSWERED and time.monotonic() < until
 
 
 def _read(item: Sendable) -> Dataset:

@@ -7,7 +7,7 @@ patient, the study and the order are then copied from the source by `inherit`, u
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timedelta, timezone
 
@@ -158,6 +158,22 @@ def normalised(source: Dataset) -> Dataset:
     if "ImagerPixelSpacing" not in header or len(_values(header.get("PatientOrientation"))) != 2:
         header.Modality = "OT"
     return header
+
+
+def identify(source: Dataset, identity: Mapping[str, str]) -> None:
+    """Let a header name patient and order as `identity` does, by keyword.
+
+    Its character set becomes UTF-8 when one of the values asks for it: what is written in another set is
+    decoded before.
+    """
+    if not all(value.isascii() for value in identity.values()):
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            for keyword in (*_INHERITED, *_DESCRIBING):
+                _readable(source, keyword)
+        source.SpecificCharacterSet = UTF_8
+    for keyword, value in identity.items():
+        setattr(source, keyword, value)
 
 
 def anonymous(header: Dataset) -> Dataset:

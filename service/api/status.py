@@ -72,8 +72,8 @@ def counts(session: Session) -> dict[str, dict[str, float]]:
         "findings": {str(finding): count for finding, count in findings},
         "instances": dict(instances.all()),
         "deliveries": {f"{name}\x1f{state}": count for name, state, count in deliveries},
-        "ready": {stage.queue: count_ready(session, stage) for stage in STAGES},
-        "oldest_ready_seconds": {stage.queue: oldest_ready_seconds(session, stage) for stage in STAGES},
+        "ready": {stage.name: count_ready(session, stage) for stage in STAGES},
+        "oldest_ready_seconds": {stage.name: oldest_ready_seconds(session, stage) for stage in STAGES},
     }
 
 

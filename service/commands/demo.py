@@ -33,7 +33,9 @@ from service.commands.status import shown_probability
 from service.commands.supervise import hilum_command
 from service.core.errors import ConfigurationError, Refused
 from service.core.header import Header, read_header
-from worker.scu import Sendable, send
+from service.core.settings import Destination
+from worker.peer import Sendable
+from worker.scu import DimsePeer
 
 _AE_TITLE = "HILUM"
 _START_SECONDS = 90.0
@@ -185,7 +187,9 @@ def _configuration(folder: Path, pacs_port: int) -> Path:
 def _push(films: list[tuple[Path, Path, Header]], port: int) -> list[_Pushed]:
     studies: dict[str, _Pushed] = {}
     objects = [Sendable(file, header.sop_class_uid, header.transfer_syntax_uid) for _, file, header in films]
-    answers = send(objects, calling_ae_title="ROUTER", called_ae_title=_AE_TITLE, host="127.0.0.1", port=port)
+    gateway = Destination(name="gateway", url=f"dicom://{_AE_TITLE}@127.0.0.1:{port}")
+    with DimsePeer(gateway, "ROUTER", objects, asks=False) as peer:
+        answers = [peer.store(item) for item in objects]
     for (path, _, header), sent in zip(films, answers, strict=True):
         if sent.status != 0x0000:
             sys.stderr.write(f"hilum: {path}: the gateway answered {sent.fault or f'{sent.status:04X}'}\n")

@@ -22,12 +22,11 @@ _log = structlog.get_logger()
 
 def listen(settings: Settings) -> None:
     """Run the DIMSE listener until SIGTERM."""
-    from service.core.receive import Intake
     from service.listener.scp import Listener
 
     ledger, spool = _open(settings, "listener")
     checks.require_port(settings.dimse_host, settings.dimse_port, "HILUM_DIMSE_PORT")
-    listener = Listener(settings, spool, Intake(ledger, spool, settings))
+    listener = Listener(settings, spool, ledger)
     listener.start()
     if not settings.calling_ae_titles:
         _log.warning("listener.open", hint="any AE title may send: set HILUM_CALLING_AE_TITLES")

@@ -8,18 +8,18 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
-from service.core.errors import ConfigurationError, HilumError, Refused
+from service.core.errors import ConfigurationError, DeliveryError, Refused
 from service.core.header import read_header
 from service.core.settings import Destination, Settings
-from worker.scu import Answer, Sendable, Sent, answer_to, reason_for
-from worker.scu import send as send_objects
+from worker.peer import Answer, Sendable, Sent, answer_to, reason_for
+from worker.scu import DimsePeer
 
 _BATCH = 100
 
 
 def send(settings: Settings, paths: list[Path], to: str | None) -> int:
     """Send every DICOM file of `paths`; return 0 only when each was accepted."""
-    ae_title, host, port = _target(settings, to)
+    target = _target(settings, to)
     files = list(files_of(paths))
     objects, faults = [], 0
     for file in files:
@@ -31,19 +31,18 @@ def send(settings: Settings, paths: list[Path], to: str | None) -> int:
             continue
         objects.append((file, Sendable(file, header.sop_class_uid, header.transfer_syntax_uid)))
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"sending to {ae_title}", total=len(objects))
+        task = progress.add_task(f"sending to {target.ae_title}", total=len(objects))
         # One association proposes at most 128 contexts (PS3.8 9.3.2.2), so a long list goes in batches.
         for start in range(0, len(objects), _BATCH):
             batch = objects[start : start + _BATCH]
-            for (file, _), sent in zip(batch, _sent(batch, settings, ae_title, host, port), strict=True):
+            for (file, _), sent in zip(batch, _sent(batch, settings, target), strict=True):
                 faults += _report(file, sent)
                 progress.advance(task)
     if not files:
         sys.stderr.write("hilum: no file to send\n")
         return 1
-    sys.stdout.write(
-        f"{len(files) - faults} of {len(files)} file(s) accepted by {ae_title} at {host}:{port}\n"
-    )
+    accepted = f"{len(files) - faults} of {len(files)} file(s) accepted"
+    sys.stdout.write(f"{accepted} by {target.ae_title} at {target.host}:{target.port}\n")
     return 1 if faults else 0
 
 
@@ -64,32 +63,27 @@ def files_of(paths: Iterable[Path]) -> Iterator[Path]:
             raise ConfigurationError(f"{path}: no such file or folder")
 
 
-def _sent(
-    batch: list[tuple[Path, Sendable]], settings: Settings, ae_title: str, host: str, port: int
-) -> Iterator[Sent]:
+def _sent(batch: list[tuple[Path, Sendable]], settings: Settings, target: Destination) -> Iterator[Sent]:
     answered = 0
+    objects = [item for _, item in batch]
     try:
-        for sent in send_objects(
-            [item for _, item in batch],
-            calling_ae_title=settings.ae_title,
-            called_ae_title=ae_title,
-            host=host,
-            port=port,
-        ):
-            answered += 1
-            yield sent
-    except HilumError as fault:
-        yield from (Sent(None, fault) for _ in batch[answered:])  # type: ignore[arg-type]
+        with DimsePeer(target, settings.ae_title, objects, asks=False) as peer:
+            for item in objects:
+                sent = peer.store(item)
+                answered += 1
+                yield sent
+    except DeliveryError as fault:
+        yield from (Sent(None, fault) for _ in batch[answered:])
 
 
-def _target(settings: Settings, to: str | None) -> tuple[str, str, int]:
+def _target(settings: Settings, to: str | None) -> Destination:
+    """Return whom to send to: this gateway unless told otherwise."""
     if to is None:
-        return settings.ae_title, settings.dimse_host, settings.dimse_port
+        to = f"dicom://{settings.ae_title}@{settings.dimse_host}:{settings.dimse_port}"
     try:
-        target = Destination(name="to", url=to)
+        return Destination(name="to", url=to)
     except ValidationError:
         raise ConfigurationError("--to is dicom://AET@host:port") from None
-    return target.ae_title, target.host, target.port
 
 
 def _report(file: Path, sent: Sent) -> int:

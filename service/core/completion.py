@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
+from service.core.circuits import try_now
 from service.core.ledger import Ledger, now, record_event
 from service.core.refusals import forget
 from service.core.results import Finding, Result, conclude
@@ -20,15 +21,18 @@ from service.core.states import (
     REPORTABLE_INSTANCES,
     UNFINISHED_INSTANCES,
     AnalysisState,
+    ConfirmationState,
     DeliveryState,
     InstanceState,
     Kind,
     RevisionState,
     StudyState,
 )
-from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
+from service.core.tables import Analysis, Confirmation, Instance, Outbox, Report, Revision, Study
 
 _AGAIN_AFTER = timedelta(seconds=30)
+# How long an object may be on its way into an archive that has accepted it.
+PATIENCE = timedelta(hours=1)
 _log = structlog.get_logger()
 SUPERSEDED_BY_PRESENTATION = "left out: the same exposure is there For Presentation"
 
@@ -84,10 +88,17 @@ def retry_study(session: Session, study: Study) -> None:
             study.build += 1  # a report that named this image as failed has to be built anew
     newest = _newest_revision(session, study)
     deliveries = _deliveries(session, study.id)
-    forget(session, {delivery.destination for delivery in deliveries})
+    destinations = {delivery.destination for delivery in deliveries}
+    forget(session, destinations)
+    try_now(session, destinations)
     for delivery in deliveries:
         if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED) and study.state != StudyState.HELD:
             delivery.state, delivery.attempts, delivery.ready_at = DeliveryState.PENDING, 0, moment
+            delivery.losses = 0
+    for confirmation in _unconfirmed(session, study.id):
+        confirmation.state, confirmation.attempts = ConfirmationState.WAITING, 0
+        confirmation.ready_at, confirmation.until = moment, moment + PATIENCE
+        confirmation.transaction_uid = None
     unbuilt = newest is not None and newest.state == RevisionState.FAILED
     if unbuilt or study.state in (StudyState.HELD, StudyState.FAILED):
         study.due_at = moment  # concluded again with what is there now
@@ -126,11 +137,19 @@ def settle(session: Session, study: Study) -> None:
         return
     if not all(item.state in DELIVERED_STATES for item in required):
         study.state = StudyState.REPORTED
-    elif study.state == StudyState.REPORTED:
+        return
+    if study.state == StudyState.REPORTED:
         study.state = StudyState.DELIVERED
         if study.delivered_at is None:
             study.delivered_at = now()
             record_event(session, study, "delivered", f"revision {study.revision}")
+    if any(item.state != DeliveryState.CONFIRMED for item in required):
+        study.state = StudyState.DELIVERED
+    elif study.state == StudyState.DELIVERED:
+        study.state = StudyState.CONFIRMED
+        if study.confirmed_at is None:
+            study.confirmed_at = now()
+            record_event(session, study, "confirmed", f"revision {study.revision}, by every destination")
 
 
 def result_of(instance: Instance, analysis: Analysis | None) -> Result:
@@ -356,6 +375,11 @@ def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> 
         for item in deliveries
         if item.state == DeliveryState.PARKED
     ]
+    reasons += [
+        f"{item.delivery.report.kind} at {item.destination} is not confirmed: {item.last_error}"
+        for item in _unconfirmed(session, study.id)
+        if item.last_error
+    ]
     return "; ".join(dict.fromkeys(reasons)) or None
 
 
@@ -365,6 +389,21 @@ def _speaks_of_a_result(session: Session, study: Study) -> bool:
         Revision.study_id == study.id, Revision.number == study.revision
     )
     return session.scalars(reported).first() is not None
+
+
+def _unconfirmed(session: Session, study_id: int) -> Sequence[Confirmation]:
+    """Return the confirmations that were asked for and did not come."""
+    return session.scalars(
+        select(Confirmation)
+        .join(Outbox)
+        .join(Report)
+        .where(
+            Report.study_id == study_id,
+            Outbox.state == DeliveryState.DELIVERED,
+            Confirmation.state == ConfirmationState.GIVEN_UP,
+        )
+        .order_by(Confirmation.id)
+    ).all()
 
 
 def _deliveries(session: Session, study_id: int) -> Sequence[Outbox]:

@@ -5,6 +5,8 @@ so a lost message is written again and a doubled one finds nothing left to lease
 to do its part: a listener goes on storing while Redis is down.
 """
 
+from collections.abc import Sequence
+
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -53,24 +55,26 @@ class Enqueuer:
     def enqueue_ready(self) -> bool:
         """Write the missing hints of every queue; return False when Redis could not be reached."""
         try:
-            for stage in STAGES:
-                self._enqueue(stage)
+            for queue in dict.fromkeys(stage.queue for stage in STAGES):
+                self._enqueue(queue, [stage for stage in STAGES if stage.queue == queue])
         except (RedisError, OperationalError, OSError):
             return False
         return True
 
-    def _enqueue(self, stage: Stage) -> None:
+    def _enqueue(self, queue: str, stages: Sequence[Stage]) -> None:
+        rows: list[int] = []
         with self._ledger.read() as session:
-            rows = session.scalars(
-                select(stage.table.id)
-                .where(ready(stage))
-                .order_by(stage.table.ready_at, stage.table.id)
-                .limit(_DEPTH)
-            ).all()
+            for stage in stages:
+                rows += session.scalars(
+                    select(stage.table.id)
+                    .where(ready(stage))
+                    .order_by(stage.table.ready_at, stage.table.id)
+                    .limit(_DEPTH)
+                )
         if rows:
-            waiting = int(self._redis.llen(stage.queue))
-            for row_id in rows[waiting:]:
-                self._app.send_task(f"hilum.{stage.queue}", args=[row_id])
+            waiting = int(self._redis.llen(queue))
+            for row_id in rows[waiting:_DEPTH]:
+                self._app.send_task(f"hilum.{queue}", args=[row_id])
 
 
 def redis_url(broker_url: str) -> str:

@@ -13,6 +13,7 @@
     ├── LeaseLost                 somebody else owns this piece of work now
     └── DeliveryError             a destination did not take a report
         ├── TransientDelivery     try again later
+        │   └── Unanswered        it took a question and did not answer it
         └── PermanentDelivery     park it and tell a person
             └── NotAccepted       the destination does not take this SOP class at all
 
@@ -98,6 +99,12 @@ class TransientDelivery(DeliveryError):
 
     code = "delivery-transient"
     retry_helps = True
+
+
+class Unanswered(TransientDelivery):
+    """The destination took a query and ended the association, or said nothing."""
+
+    code = "delivery-unanswered"
 
 
 class PermanentDelivery(DeliveryError):

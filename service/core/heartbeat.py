@@ -54,10 +54,10 @@ def silent_roles(ledger: Ledger) -> dict[str, str]:
         said: dict[str, list[str]] = {}
         for role, detail in alive:
             said.setdefault(role, []).append(detail)
-        stuck = {
-            stage.queue: 0.0 if at_work(session, stage) else oldest_ready_seconds(session, stage)
+        stuck = [
+            (stage.queue, 0.0 if at_work(session, stage) else oldest_ready_seconds(session, stage))
             for stage in STAGES
-        }
+        ]
     faults = {role: f"no {role} process has been heard of for {ALIVE_SECONDS:.0f} s" for role in ROLES}
     for role, details in said.items():
         if any(not detail for detail in details):
@@ -65,7 +65,7 @@ def silent_roles(ledger: Ledger) -> dict[str, str]:
         else:
             faults[role] = details[0]
     # A pool whose children are alive may have stopped consuming all the same.
-    for queue, seconds in stuck.items():
+    for queue, seconds in stuck:
         if seconds > STUCK_SECONDS:
             faults.setdefault(queue, f"work has been waiting for {seconds:.0f} s")
     return faults

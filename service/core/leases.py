@@ -23,8 +23,14 @@ from sqlalchemy.orm import Session
 
 from service.core.errors import LeaseLost
 from service.core.ledger import Ledger, now
-from service.core.states import AnalysisState, DeliveryState, InstanceState, RevisionState
-from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
+from service.core.states import (
+    AnalysisState,
+    ConfirmationState,
+    DeliveryState,
+    InstanceState,
+    RevisionState,
+)
+from service.core.tables import Analysis, Confirmation, Instance, Outbox, Report, Revision, Study
 
 LEASE_SECONDS = 30.0
 # Work that dies three times with its process is poison; deliveries are tried as long as the report lives.
@@ -38,31 +44,39 @@ _OF_THE_SITE = {
 _log = structlog.get_logger()
 
 
-Table = type[Instance] | type[Analysis] | type[Revision] | type[Outbox]
+Table = type[Instance] | type[Analysis] | type[Revision] | type[Outbox] | type[Confirmation]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One queue: the table its work lives in, the state that waits, and whether attempts are limited."""
+    """One kind of work: the queue its hints go to, the table it lives in, the state that waits.
 
+    `limited`: whether work is given up after `MAX_ATTEMPTS`.
+    """
+
+    name: str
     queue: str
     table: Table
     waiting: str
     limited: bool = True
 
 
-DECODE = Stage("decode", Instance, InstanceState.RECEIVED)
-INFER = Stage("infer", Analysis, AnalysisState.PENDING)
-REPORT = Stage("report", Revision, RevisionState.PENDING)
-DELIVER = Stage("deliver", Outbox, DeliveryState.PENDING, limited=False)
-STAGES = (DECODE, INFER, REPORT, DELIVER)
+DECODE = Stage("decode", "decode", Instance, InstanceState.RECEIVED)
+INFER = Stage("infer", "infer", Analysis, AnalysisState.PENDING)
+REPORT = Stage("report", "report", Revision, RevisionState.PENDING)
+DELIVER = Stage("deliver", "deliver", Outbox, DeliveryState.PENDING, limited=False)
+CONFIRM = Stage("confirm", "deliver", Confirmation, ConfirmationState.WAITING, limited=False)
+STAGES = (DECODE, INFER, REPORT, DELIVER, CONFIRM)
 
 # How to get from the work to its study.
 _STUDY_ID: dict[str, Callable[[int], Select[int]]] = {
-    DECODE.queue: lambda row: select(Instance.study_id).where(Instance.id == row),
-    INFER.queue: lambda row: select(Instance.study_id).join(Analysis).where(Analysis.id == row),
-    REPORT.queue: lambda row: select(Revision.study_id).where(Revision.id == row),
-    DELIVER.queue: lambda row: select(Report.study_id).join(Outbox).where(Outbox.id == row),
+    DECODE.name: lambda row: select(Instance.study_id).where(Instance.id == row),
+    INFER.name: lambda row: select(Instance.study_id).join(Analysis).where(Analysis.id == row),
+    REPORT.name: lambda row: select(Revision.study_id).where(Revision.id == row),
+    DELIVER.name: lambda row: select(Report.study_id).join(Outbox).where(Outbox.id == row),
+    CONFIRM.name: lambda row: (
+        select(Report.study_id).join(Outbox).join(Confirmation).where(Confirmation.id == row)
+    ),
 }
 
 
@@ -128,7 +142,7 @@ def held(session: Session, lease: Lease) -> tuple[Any, Study]:
     LeaseLost
         When somebody else has claimed the row since, or it no longer waits: the result must be dropped.
     """
-    study_id = session.scalars(_STUDY_ID[lease.stage.queue](lease.row_id)).one_or_none()
+    study_id = session.scalars(_STUDY_ID[lease.stage.name](lease.row_id)).one_or_none()
     study = session.get(Study, study_id, with_for_update=True) if study_id is not None else None
     table = lease.stage.table
     row: Any = session.scalars(
@@ -142,7 +156,7 @@ def held(session: Session, lease: Lease) -> tuple[Any, Study]:
         .execution_options(populate_existing=True)
     ).one_or_none()
     if row is None or study is None:
-        raise LeaseLost(f"{lease.stage.queue} {lease.row_id}: the work belongs to somebody else now")
+        raise LeaseLost(f"{lease.stage.name} {lease.row_id}: the work belongs to somebody else now")
     row.lease_owner = row.lease_until = None
     return row, study
 

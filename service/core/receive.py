@@ -270,6 +270,9 @@ def _subject_id(session: Session, study: Study, header: Header) -> int:
             study_id=study.id, patient_id=given.patient_id, issuer_of_patient_id=given.issuer_of_patient_id
         )
         session.add(subject)
+    if (subject.accession_number, subject.patient_name) != (given.accession_number, given.patient_name):
+        # The newest word counts: of the archive that corrected the images, or of corrected images.
+        subject.told = subject.told_by = None
     subject.patient_name = given.patient_name
     subject.patient_birth_date = given.patient_birth_date
     subject.patient_sex = given.patient_sex

@@ -66,6 +66,9 @@ class Destination(BaseModel):
         radiographs, every radiograph, none.
     expires_after
         A report made later than this after the study's first image came is parked for a person.
+    confirm
+        How a delivery is proven: storage commitment, a C-FIND for each instance, not at all; None takes what
+        the destination offers, in this order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +81,7 @@ class Destination(BaseModel):
     sr: Literal["3d", "comprehensive", "text", "none"] = "3d"
     not_analysed: Literal["chest", "always", "never"] = "chest"
     expires_after: Annotated[timedelta, BeforeValidator(_duration)] | None = None
+    confirm: Literal["commitment", "find", "qido", "none"] | None = None
 
     @field_validator("url")
     @classmethod
@@ -107,6 +111,8 @@ class Destination(BaseModel):
                 f'not_analysed = "{self.not_analysed}" is a report in words: it needs "sr", "text" or "pdf" '
                 "among objects"
             )
+        if self.confirm == "qido" if self.is_dicom else self.confirm in ("commitment", "find"):
+            faults.append(f'confirm = "{self.confirm}" is not asked of {_scheme(self.url)}:// destinations')
         if self.sr_form == "none" and not set(self.objects) - {"sr", "rejection"}:
             faults.append("it gets nothing at all: name objects, or take the destination out")
         if faults:
@@ -149,6 +155,11 @@ class Destination(BaseModel):
     def wants_not_analysed(self, says_chest: bool) -> bool:
         """Return whether it takes the report of a study without an analysed film."""
         return self.reads and (self.not_analysed == "always" or (self.not_analysed == "chest" and says_chest))
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether it speaks DIMSE."""
+        return _scheme(self.url) == "dicom"
 
     @property
     def ae_title(self) -> str:

@@ -63,8 +63,8 @@ class Kind(StrEnum):
 class DeliveryState(StrEnum):
     """Where one report stands at one destination.
 
-    ``parked`` waits for a person; ``withdrawn`` is not sent, because what it says no longer holds or because
-    another object says it there.
+    ``confirmed`` is proven by storage commitment or by a query. ``parked`` waits for a person; ``withdrawn``
+    is not sent, because what it says no longer holds or because another object says it there.
     """
 
     PENDING = "pending"
@@ -72,6 +72,14 @@ class DeliveryState(StrEnum):
     CONFIRMED = "confirmed"
     PARKED = "parked"
     WITHDRAWN = "withdrawn"
+
+
+class ConfirmationState(StrEnum):
+    """Where the proof of one delivery stands; ``given_up`` was asked for and did not come."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    GIVEN_UP = "given_up"
 
 
 UNFINISHED_INSTANCES = (InstanceState.RECEIVED, InstanceState.DECODED)

@@ -109,7 +109,11 @@ class Study(Base):
 
 
 class Subject(Base):
-    """A patient as one study names them: what identifies a person lives here, nowhere else."""
+    """A patient as one study names them: what identifies a person lives here, nowhere else.
+
+    `told` is what destination `told_by` says of patient and order, by keyword, where that is not what the
+    images say: the archive was corrected after they were sent here.
+    """
 
     __tablename__ = "subject"
     __table_args__ = (UniqueConstraint("study_id", "patient_id", "issuer_of_patient_id"),)
@@ -122,6 +126,8 @@ class Subject(Base):
     patient_birth_date: Mapped[str] = mapped_column(Text)
     patient_sex: Mapped[str] = mapped_column(Text)
     accession_number: Mapped[str] = mapped_column(Text)
+    told: Mapped[dict[str, Any] | None]
+    told_by: Mapped[str | None] = mapped_column(String(64))
 
 
 class Instance(Leased, Base):
@@ -244,7 +250,10 @@ class Report(Base):
 
 
 class Outbox(Leased, Base):
-    """One report on its way to one destination; the lease is for sending."""
+    """One report on its way to one destination; the lease is for sending.
+
+    `losses` counts how often the destination took it and turned out not to hold it.
+    """
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -259,10 +268,43 @@ class Outbox(Leased, Base):
     required: Mapped[bool]
     state: Mapped[str] = mapped_column(String(16))
     last_status: Mapped[int | None]
+    losses: Mapped[int] = mapped_column(default=0)
     delivered_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
 
     report: Mapped[Report] = relationship(back_populates="deliveries")
+
+
+class Confirmation(Leased, Base):
+    """The proof, still to be had, that a destination holds what it accepted; the lease is for asking.
+
+    `until` is how long an absent object may still be on its way into the archive. `transaction_uid` is that
+    of the storage commitment that was asked for last (PS3.4 J.3.2): its answer may come days later.
+    """
+
+    __tablename__ = "confirmation"
+    __table_args__ = (Index("ix_confirmation_work", "state", "ready_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    outbox_id: Mapped[int] = mapped_column(ForeignKey("outbox.id"), unique=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    until: Mapped[datetime]
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+
+    delivery: Mapped[Outbox] = relationship()
+
+
+class Circuit(Base):
+    """A destination that could not be reached when it was tried last; nothing is sent before `open_until`."""
+
+    __tablename__ = "circuit"
+
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    since: Mapped[datetime]
+    failures: Mapped[int]
+    open_until: Mapped[datetime]
+    last_error: Mapped[str] = mapped_column(Text)
 
 
 class Refusal(Base):

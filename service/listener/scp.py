@@ -12,18 +12,22 @@ from typing import Any
 import structlog
 from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
+from pynetdicom.presentation import PresentationContext
 
+from service.core.confirmation import take_commitment
 from service.core.errors import HilumError, Mismatch, OutOfResources, Unreadable
 from service.core.incoming import IncomingFile, remove_leftovers
+from service.core.ledger import Ledger
 from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
-from service.listener.presentation import supported_contexts
+from service.listener.presentation import commitment_context, storage_contexts, verification_context
 from service.listener.transport import Handler, Server, missing_internals
 
 # Shorter than the supervisor waits: `service.commands.up`.
 _DRAIN_SECONDS = 15.0
+_UNRECOGNISED_OPERATION = 0x0211  # PS3.7 C.5.14
 _log = structlog.get_logger()
 
 
@@ -31,18 +35,24 @@ class Listener:
     """The DIMSE server of one process."""
 
     def __init__(
-        self, settings: Settings, spool: Spool, intake: Intake, bounds: Bounds | None = None
+        self, settings: Settings, spool: Spool, ledger: Ledger, bounds: Bounds | None = None
     ) -> None:
         self._settings = settings
         self._spool = spool
-        self._intake = intake
+        self._ledger = ledger
+        self._intake = Intake(ledger, spool, settings)
         self._bounds = bounds or Bounds()
         _config.LOG_HANDLER_LEVEL = "none"
         _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
         self._ae = AE(settings.ae_title)
-        self._ae.supported_contexts = supported_contexts()
+        self._storage, self._commitment = storage_contexts(), commitment_context()
+        self._ae.supported_contexts = [verification_context(), *self._storage]
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = list(settings.calling_ae_titles)
+        self._answering = {item.ae_title for item in settings.destinations if item.is_dicom}
+        if settings.calling_ae_titles:
+            # They may answer; what else they may, `_contexts` says.
+            self._ae.require_calling_aet += sorted(self._answering)
         self._ae.maximum_associations = settings.max_associations
         self._ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
         self._ae.acse_timeout = self._bounds.closing
@@ -62,6 +72,8 @@ class Listener:
             (evt.EVT_REJECTED, _log_rejection),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_ECHO, lambda event: 0x0000),
+            (evt.EVT_N_EVENT_REPORT, self._on_commitment),
+            (evt.EVT_N_ACTION, lambda event: (_UNRECOGNISED_OPERATION, None)),
         ]
         if missing := missing_internals():
             _log.warning("listener.unbounded", missing=missing, hint="install the pinned pynetdicom")
@@ -70,7 +82,9 @@ class Listener:
         if removed := remove_leftovers(self._spool.incoming):
             _log.info("listener.leftovers_removed", files=removed)
         slots = Slots.of(self._settings)
-        self._server = Server(self._ae, address, handlers, slots, self._bounds, self._new_file)
+        self._server = Server(
+            self._ae, address, handlers, slots, self._bounds, self._new_file, self._contexts
+        )
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
 
     def stop(self) -> None:
@@ -89,6 +103,24 @@ class Listener:
         _config.STORE_RECV_CHUNKED_DATASET = True
         tempfile.tempdir = str(self._spool.incoming)
         self._ae.start_server(address, block=False, evt_handlers=list(handlers))
+
+    def _contexts(self, calling_ae_title: str) -> list[PresentationContext]:
+        """Return what is offered to this peer: storage to who may send, its answers to a destination."""
+        offered = [verification_context()]
+        if not self._settings.calling_ae_titles or calling_ae_title in self._settings.calling_ae_titles:
+            offered += self._storage
+        if calling_ae_title in self._answering:
+            offered.append(self._commitment)
+        return offered
+
+    def _on_commitment(self, event: Event) -> tuple[int, None]:
+        """Take the answer to a storage commitment."""
+        try:
+            title = event.assoc.requestor.ae_title.strip()
+            return take_commitment(self._ledger, self._settings, title, event.event_information), None
+        except Exception:
+            _log.exception("commitment.failed")
+            return HilumError.dimse_status, None
 
     def _new_file(self) -> IncomingFile:
         full = None

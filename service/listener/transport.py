@@ -16,7 +16,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from pynetdicom.dsutils import create_file_meta
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from service.core.errors import InvalidUID, Refused
@@ -56,6 +57,7 @@ _log = structlog.get_logger()
 
 Handler = tuple[evt.EventType, Callable[[Event], Any]]
 NewFile = Callable[[], IncomingFile]
+Contexts = Callable[[str], Iterable[PresentationContext]]
 
 
 class PduTooLong(OSError):
@@ -87,9 +89,11 @@ class Server(socketserver.ThreadingTCPServer):
     Parameters
     ----------
     ae
-        Whose titles, contexts and timeouts hold.
+        Whose titles and timeouts hold.
     handlers
         Events to bind to every association.
+    contexts
+        The presentation contexts for a calling AE title.
     ssl_context
         With it every connection starts with a TLS handshake.
     """
@@ -106,6 +110,7 @@ class Server(socketserver.ThreadingTCPServer):
         slots: Slots,
         bounds: Bounds,
         new_file: NewFile,
+        contexts: Contexts,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -114,6 +119,7 @@ class Server(socketserver.ThreadingTCPServer):
         self._slots = slots
         self._bounds = bounds
         self._new_file = new_file
+        self._contexts = contexts
         self._ssl_context = ssl_context
         self._lock = threading.Lock()
         self._half_open: dict[socket.socket, None] = {}
@@ -146,7 +152,7 @@ class Server(socketserver.ThreadingTCPServer):
             calling_ae_title = first[26:42].decode("ascii", "replace").strip()
             with self._slots.taken(peer, calling_ae_title) as full:
                 if full is None:
-                    self._associate(connection, client_address, first)
+                    self._associate(connection, client_address, calling_ae_title, first)
                 else:
                     _log.warning("association.rejected", peer=peer, full=full)
                     self._reject(connection)
@@ -198,7 +204,9 @@ class Server(socketserver.ThreadingTCPServer):
         # Closing while the peer still sends could lose the rejection; it has read it when it closes.
         _receive(connection, 1, time.monotonic() + self._bounds.closing)
 
-    def _associate(self, connection: socket.socket, client_address: Any, first: bytes) -> None:
+    def _associate(
+        self, connection: socket.socket, client_address: Any, calling_ae_title: str, first: bytes
+    ) -> None:
         """Let pynetdicom run an association; returns when both of its threads have ended."""
         peer = str(client_address[0])
         with self._lock:
@@ -217,7 +225,7 @@ class Server(socketserver.ThreadingTCPServer):
         acceptor.implementation_version_name = self._ae.implementation_version_name
         # A deep copy of every context costs 90 ms of CPU an association; the negotiation only sets attributes
         # of the copies themselves, so shallow ones do (measured: 5 ms).
-        acceptor.supported_contexts = [copy.copy(context) for context in self._ae.supported_contexts]
+        acceptor.supported_contexts = [copy.copy(context) for context in self._contexts(calling_ae_title)]
         association.requestor.address_info = AddressInformation.from_tuple(client_address)
         for event, handler in self._handlers:
             association.bind(event, handler)

@@ -138,7 +138,7 @@ def _give_up(session: Session, stage: Stage, row: Any, study: Study) -> None:
         if instance.state != InstanceState.DECODED:
             return  # a newer copy of the image stands for it
     instance.state = InstanceState.FAILED
-    words = {DECODE.queue: "decoding", INFER.queue: "inference"}[stage.queue]
+    words = {DECODE.name: "decoding", INFER.name: "inference"}[stage.name]
     instance.reason = f"{words} failed {MAX_ATTEMPTS} times ({_last_error(row)})"
     record_event(session, study, "instance_failed", instance.reason)
     settle_copies(session, study, instance.sop_instance_uid)

@@ -16,9 +16,11 @@ import psutil
 
 from service.commands.pacs import Pacs
 from service.core.header import read_header
+from service.core.settings import Destination
 from tests import factories
 from tests.servers import Gateway, eventually
-from worker.scu import Sendable, send
+from worker.peer import Sendable
+from worker.scu import DimsePeer
 
 _QUIET_SECONDS = 2.0
 
@@ -45,14 +47,10 @@ def measure(repeats: int) -> tuple[list[float], float]:
 def _one(gateway: Gateway, pacs: Pacs, film: Path) -> float:
     header = read_header(film)
     before = sum(item.kind == "structured report" for item in pacs.received)
-    objects = [Sendable(film, header.sop_class_uid, header.transfer_syntax_uid)]
-    (sent,) = send(
-        objects,
-        calling_ae_title="ROUTER",
-        called_ae_title=gateway.ae_title,
-        host="127.0.0.1",
-        port=gateway.dimse_port,
-    )
+    item = Sendable(film, header.sop_class_uid, header.transfer_syntax_uid)
+    url = f"dicom://{gateway.ae_title}@127.0.0.1:{gateway.dimse_port}"
+    with DimsePeer(Destination(name="gateway", url=url), "ROUTER", [item], asks=False) as peer:
+        sent = peer.store(item)
     answered = time.time()
     assert sent.status == 0x0000, sent
 

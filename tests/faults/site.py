@@ -11,7 +11,6 @@ import psutil
 from sqlalchemy import select
 
 from service.core.ledger import Ledger, migrate
-from service.core.receive import Intake
 from service.core.settings import Settings, load
 from service.core.spool import Spool
 from service.core.tables import Instance
@@ -67,7 +66,7 @@ def site(folder: Path, bounds: Bounds = SHORT, **settings: Any) -> Iterator[Site
     spool.make()
     migrate(made.sqlalchemy_url)
     ledger = Ledger(made.sqlalchemy_url)
-    listener = Listener(made, spool, Intake(ledger, spool, made), bounds)
+    listener = Listener(made, spool, ledger, bounds)
     listener.start()
     try:
         yield Site(made, ledger, listener)

@@ -9,12 +9,16 @@ from pydicom import Dataset
 from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+)
 from sqlalchemy import select, update
 
 from service.core.ledger import migrate, now
 from service.core.settings import load
 from service.core.states import DeliveryState, StudyState
-from service.core.tables import Outbox, Report, Study
+from service.core.tables import Circuit, Outbox, Report, Study
 from tests import factories
 from worker.context import Context
 from worker.tasks import deliver
@@ -73,6 +77,7 @@ def reported(context: Context, count: int = 1, required: bool = True) -> str:
         session.flush()
         for part in range(1, count + 1):
             dataset: Dataset = factories.basic_text_sr(part)
+            dataset.StudyInstanceUID = film.StudyInstanceUID
             content = factories.write(dataset, context.spool.incoming).read_bytes()
             path = context.spool.write("reports", ".dcm", lambda stream, made=content: stream.write(made))
             report = Report(
@@ -117,6 +122,7 @@ def hurry(context: Context) -> None:
     """Let what waits for its next attempt be due now."""
     with context.ledger.write() as session:
         session.execute(update(Outbox).values(ready_at=now()))
+        session.execute(update(Circuit).values(open_until=now()))
 
 
 @pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0x0111])
@@ -213,7 +219,7 @@ def test_only_what_is_missing_is_sent_again(tmp_path: Path) -> None:
     assert study(context).state == StudyState.DELIVERED
 
 
-def test_what_waits_goes_over_one_association_that_proposes_just_what_is_sent(tmp_path: Path) -> None:
+def test_what_waits_goes_over_one_association_that_proposes_what_is_sent_and_asked(tmp_path: Path) -> None:
     scp = Scp()
     with scp.serving() as port:
         context = opened(tmp_path, port)
@@ -221,7 +227,12 @@ def test_what_waits_goes_over_one_association_that_proposes_just_what_is_sent(tm
         deliver.run(context)
     assert len(scp.received) == 5
     assert scp.associations == 1
-    assert scp.proposed == [(BasicTextSRStorage, (ExplicitVRLittleEndian, ImplicitVRLittleEndian))]
+    either = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    assert scp.proposed == [
+        (BasicTextSRStorage, either),
+        (StorageCommitmentPushModel, either),
+        (StudyRootQueryRetrieveInformationModelFind, either),
+    ]
 
 
 def test_a_pacs_of_implicit_vr_gets_the_report_in_implicit_vr(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from pynetdicom.presentation import build_context
 from sqlalchemy import select
 
 from service.core.ledger import Ledger, migrate
-from service.core.receive import Intake
 from service.core.settings import Settings, load
 from service.core.spool import Spool
 from service.core.syntaxes import OFFERED
@@ -51,7 +50,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 @pytest.fixture
 def listener(settings: Settings, ledger: Ledger) -> Iterator[Listener]:
     spool = Spool(settings.data_dir)
-    running = Listener(settings, spool, Intake(ledger, spool, settings))
+    running = Listener(settings, spool, ledger)
     running.start()
     yield running
     running.stop()

@@ -1,20 +1,22 @@
 """Queue `deliver`: reports that wait for one destination, over one association.
 
-A destination that rejects Comprehensive 3D SR gets the same report as Comprehensive SR, and so do the next
-studies from the start (`service.core.refusals`).
+Before a report goes out the destination is asked how it files the study: when it names another patient or
+order than the report does, the report is built anew (`_correct`). A destination that cannot be reached is
+left alone for a while (`service.core.circuits`); what it accepted is proven later (`worker.tasks.confirm`).
 """
 
-import hashlib
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import structlog
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
-from sqlalchemy import select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.core import circuits, confirmation
 from service.core.completion import settle, withdraw
-from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery
+from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery, Unanswered
 from service.core.leases import (
     DELIVER,
     Lease,
@@ -27,93 +29,215 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import now, record_event
-from service.core.refusals import remember
 from service.core.settings import Destination
-from service.core.states import DeliveryState, Kind
-from service.core.tables import Model, Outbox, Report, Revision
-from worker.context import Context, discarding
-from worker.scu import Answer, Sendable, Sent, answer_to, reason_for, send
-from worker.tasks.documents import as_comprehensive, earlier_documents, predecessors
+from service.core.states import REPORTABLE_INSTANCES, DeliveryState, Kind, StudyState
+from service.core.tables import Instance, Outbox, Report, Revision, Study, Subject
+from worker.context import Context
+from worker.peer import Answer, Peer, Sendable, Sent, answer_to, reason_for
+from worker.tasks import confirm as proof
+from worker.tasks.connect import connect
+from worker.tasks.fallback import fall_back
 
 _BATCH = 20
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FEW = 5
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # of a destination that accepts every context and looks afterwards
+# What differs here puts a report under another patient or order.
+_FILED_BY = ("PatientID", "IssuerOfPatientID", "AccessionNumber")
 _log = structlog.get_logger()
 
 
+@dataclass
+class _Batch:
+    """What is sent over one association, and what the destination says of its studies."""
+
+    context: Context
+    destination: Destination
+    waiting: list[Lease]
+    proves: bool = False
+    told: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
+
+
 def run(context: Context) -> None:
-    """Send what waits for the destination that has waited longest."""
+    """Send what waits for the destination that has waited longest, then prove what was sent."""
     with context.ledger.read() as session:
-        name = session.scalars(
-            select(Outbox.destination).where(ready(DELIVER)).order_by(Outbox.ready_at, Outbox.id).limit(1)
-        ).first()
-    if name is None:
-        return
+        names = session.scalars(
+            select(Outbox.destination)
+            .where(ready(DELIVER))
+            .group_by(Outbox.destination)
+            .order_by(func.min(Outbox.ready_at))
+        ).all()
+    for name in names:
+        if circuits.may_try(context.ledger, name):
+            _send_to(context, name)
+            break
+    proof.run(context)
+
+
+def _send_to(context: Context, name: str) -> None:
     leases = claim(context.ledger, DELIVER, _BATCH, Outbox.destination == name)
     if not leases:
         return
     destination = context.settings.destination(name)
     if destination is None:
+        gone = PermanentDelivery(f"no destination {name} is configured any more")
         for lease in leases:
-            _finish(
-                context, lease, Sent(None, PermanentDelivery(f"no destination {name} is configured any more"))
-            )
+            _finish(context, lease, Sent(None, gone))
         return
+    batch = _Batch(context, destination, list(leases))
     with renewed(context.ledger, leases):
-        waiting = list(leases)
         try:
-            for sent in send(
-                [_sendable(context, lease) for lease in leases],
-                calling_ae_title=context.settings.ae_title,
-                called_ae_title=destination.ae_title,
-                host=destination.host,
-                port=destination.port,
-            ):
-                _settle_one(context, destination, waiting.pop(0), sent)
-        except DeliveryError as fault:
-            for lease in waiting:
-                _settle_one(context, destination, lease, Sent(None, fault))
-            if fault.retry_helps:
-                _put_off(context, name, backoff_seconds(leases[0].attempts, _LONGEST_BACKOFF_SECONDS))
-        except Exception as fault:
+            fault = _send_batch(batch)
+        except DeliveryError as error:
+            fault = error
+            for lease in batch.waiting:
+                _settle_one(batch, lease, Sent(None, error, tried=False))
+        except Exception as error:
             _log.exception("deliver.failed", destination=name)
-            for lease in waiting:
-                release_failed(context.ledger, lease, fault)
+            for lease in batch.waiting:
+                release_failed(context.ledger, lease, error)
+            return
+    if fault is not None and fault.retry_helps:
+        circuits.failed(context.ledger, name, str(fault))
+    else:
+        circuits.reached(context.ledger, name)
 
 
-def _put_off(context: Context, name: str, seconds: float) -> None:
-    """Let everything for a destination that is away wait, so that it takes no turn from the others."""
-    later = now() + timedelta(seconds=seconds)
-    with context.ledger.write() as session:
-        session.execute(
-            update(Outbox)
-            .where(
-                Outbox.destination == name,
-                Outbox.state == DeliveryState.PENDING,
-                Outbox.lease_until.is_(None),
-                Outbox.ready_at < later,
-            )
-            .values(ready_at=later)
-            .execution_options(synchronize_session=False)
-        )
+def _send_batch(batch: _Batch) -> DeliveryError | None:
+    """Send every object that waits; return the fault that ended the association, if one did."""
+    while True:
+        try:
+            return _send_over_one_association(batch)
+        except Unanswered as fault:
+            # After two of them it is asked no more (`worker.scu`).
+            _log.warning("deliver.unanswered", destination=batch.destination.name, reason=str(fault))
+
+
+def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
+    items = [_sendable(batch.context, lease) for lease in batch.waiting]
+    fault: DeliveryError | None = None
+    with connect(batch.context, batch.destination, items) as peer:
+        # What the site asks for is tried, and missed, even where it is not offered.
+        confirm = batch.destination.confirm
+        batch.proves = peer.proves if confirm is None else confirm != "none"
+        for item in items:
+            if not _correct(batch, peer, batch.waiting[0]):
+                sent = peer.store(item)
+                fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
+                _settle_one(batch, batch.waiting[0], sent)
+            batch.waiting.pop(0)
+    return fault
 
 
 def _sendable(context: Context, lease: Lease) -> Sendable:
     with context.ledger.read() as session:
-        report = session.get_one(Report, session.get_one(Outbox, lease.row_id).report_id)
+        report = _report(session, lease)
         return Sendable(context.spool.absolute(report.path), report.sop_class_uid, report.transfer_syntax_uid)
 
 
-def _settle_one(context: Context, destination: Destination, lease: Lease, sent: Sent) -> None:
-    """Write down what became of one delivery, or send the report in its other form."""
+def _report(session: Session, lease: Lease) -> Report:
+    return session.get_one(Report, session.get_one(Outbox, lease.row_id).report_id)
+
+
+def _correct(batch: _Batch, peer: Peer, lease: Lease) -> bool:
+    """Have the report built anew when the destination files its study under another patient or order.
+
+    Returns
+    -------
+    bool
+        Whether this delivery is settled: its bytes are not the ones to send.
+    """
+    with batch.context.ledger.read() as session:
+        report = _report(session, lease)
+        study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
+    if study_instance_uid not in batch.told:
+        batch.told[study_instance_uid] = peer.study(study_instance_uid)
+    told = batch.told[study_instance_uid]
+    if not told:
+        return False
+    try:
+        header = dcmread(batch.context.spool.absolute(report.path), force=True, specific_tags=list(_FILED_BY))
+    except OSError:
+        return False  # said when it is sent
+    differing = [
+        keyword
+        for keyword in _FILED_BY
+        if keyword in told and told[keyword] != str(header.get(keyword) or "").strip()
+    ]
+    if not differing:
+        return False
+    if differing == ["AccessionNumber"]:  # the same patient: our spelling of the name is the images' own
+        told = {"AccessionNumber": told["AccessionNumber"]}
+    return _build_anew(batch, lease, told, differing)
+
+
+def _build_anew(batch: _Batch, lease: Lease, told: Mapping[str, str], differing: list[str]) -> bool:
+    """Withdraw what waits for this destination of the study, and open a revision that says what it told."""
+    name, attributes = batch.destination.name, " and ".join(differing)
+    try:
+        with batch.context.ledger.write() as session:
+            row, study = held(session, lease)
+            report = session.get_one(Report, row.report_id)
+            subject = _subject(session, study)
+            if subject is None:
+                return False
+            if subject.told == dict(told):
+                built = session.scalars(
+                    select(Revision.header_revision).where(
+                        Revision.study_id == study.id, Revision.number == report.revision
+                    )
+                ).one_or_none()
+                if built == study.header_revision:
+                    return False  # as near as the objects can say it
+            elif subject.told_by not in (None, name):
+                row.state = DeliveryState.PARKED
+                row.last_error = (
+                    f"identity: it files the study under another {attributes} than {subject.told_by} does"
+                )
+                record_event(session, study, "parked", f"{report.kind} for {name}: {row.last_error}")
+                settle(session, study)
+                return True
+            else:
+                subject.told, subject.told_by = dict(told), name
+                study.header_revision += 1
+                record_event(
+                    session,
+                    study,
+                    "identity",
+                    f"{name} files the study under another {attributes}: built anew",
+                )
+            withdraw(row, f"built anew: the destination files the study under another {attributes}")
+            study.due_at = now()
+            if study.state != StudyState.HELD:
+                study.state = StudyState.RECEIVING
+            settle(session, study)
+    except LeaseLost as fault:
+        _log.warning("deliver.lease_lost", reason=str(fault))
+    return True
+
+
+def _subject(session: Session, study: Study) -> Subject | None:
+    """Return the patient of a study that is reported: it has one, or it would be held."""
+    return session.scalars(
+        select(Subject)
+        .join(Instance)
+        .where(Instance.study_id == study.id, Instance.state.in_(REPORTABLE_INSTANCES))
+        .order_by(Instance.id)
+        .limit(1)
+        .with_for_update()
+    ).first()
+
+
+def _settle_one(batch: _Batch, lease: Lease, sent: Sent) -> None:
+    """Write down what became of one delivery, or send the object in its other form."""
+    context, destination = batch.context, batch.destination
     with context.ledger.read() as session:
-        report = session.get_one(Report, session.get_one(Outbox, lease.row_id).report_id)
+        report = _report(session, lease)
     if not isinstance(sent.fault, NotAccepted) and sent.status != _SOP_CLASS_NOT_SUPPORTED:
-        _finish(context, lease, sent)
+        _finish(context, lease, sent, proves=batch.proves)
     elif report.sop_class_uid == Comprehensive3DSRStorage:
         try:
-            _fall_back(context, destination, lease, report)
+            fall_back(context, destination, lease, report)
         except LeaseLost as fault:
             _log.warning("deliver.lease_lost", reason=str(fault))
         except FileNotFoundError:
@@ -128,78 +252,11 @@ def _settle_one(context: Context, destination: Destination, lease: Lease, sent: 
         _finish(context, lease, sent)
 
 
-def _fall_back(context: Context, destination: Destination, lease: Lease, report: Report) -> None:
-    """Send the report as Comprehensive SR instead; a destination that was offered it before has it made."""
-    installation = context.ledger.installation()
-    with context.ledger.read() as session:
-        earlier = earlier_documents(session, report.study_id, report.revision)
-        sha256 = session.scalars(
-            select(Model.sha256)
-            .join(Revision)
-            .where(Revision.study_id == report.study_id, Revision.number == report.revision)
-        ).one()
-    other = as_comprehensive(
-        dcmread(context.spool.absolute(report.path)),
-        installation,
-        sha256,
-        predecessors(earlier, Kind.COMPREHENSIVE_SR),
-    )
-    path = context.spool.write(
-        "reports", ".dcm", lambda stream: other.save_as(stream, enforce_file_format=True)
-    )
-    content = context.spool.absolute(path).read_bytes()
-    remember(context.ledger, destination)
-    why = "sent as Comprehensive SR instead: the destination does not accept Comprehensive 3D SR"
-    with discarding(context.spool, path), context.ledger.write() as session:
-        row, study = held(session, lease)
-        made = _comprehensive(session, report)
-        if made is None:
-            made = Report(
-                study_id=report.study_id,
-                kind=Kind.COMPREHENSIVE_SR,
-                revision=report.revision,
-                part=report.part,
-                sop_instance_uid=other.SOPInstanceUID,
-                sop_class_uid=other.SOPClassUID,
-                series_instance_uid=other.SeriesInstanceUID,
-                transfer_syntax_uid=other.file_meta.TransferSyntaxUID,
-                path=path,
-                digest=hashlib.sha256(content).hexdigest(),
-                size=len(content),
-                created_at=now(),
-            )
-            session.add(made)
-            session.flush()
-        session.add(
-            Outbox(
-                destination=row.destination,
-                report_id=made.id,
-                required=row.required,
-                state=DeliveryState.PENDING,
-                ready_at=now(),
-            )
-        )
-        withdraw(row, why)
-        record_event(session, study, "other_form", f"{report.kind} for {row.destination}: {why}")
-        settle(session, study)
-    if made.path != path:
-        context.spool.remove(path)  # another destination had it made
+def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False) -> None:
+    """Write down what became of one delivery: done, parked, or tried again later.
 
-
-def _comprehensive(session: Session, report: Report) -> Report | None:
-    """Return the Comprehensive SR of the same revision, when there is one."""
-    return session.scalars(
-        select(Report).where(
-            Report.study_id == report.study_id,
-            Report.kind == Kind.COMPREHENSIVE_SR,
-            Report.revision == report.revision,
-            Report.part == report.part,
-        )
-    ).one_or_none()
-
-
-def _finish(context: Context, lease: Lease, sent: Sent) -> None:
-    """Write down what became of one delivery: done, parked, or tried again later."""
+    `proves`: whether what is accepted is to be confirmed.
+    """
     with context.ledger.read() as session:
         answered_before = session.get_one(Outbox, lease.row_id).last_status is not None
     # Five tries are for a destination that answers: those it was away for do not count.
@@ -207,7 +264,8 @@ def _finish(context: Context, lease: Lease, sent: Sent) -> None:
     verdict, error = _verdict(sent, attempts)
     if verdict is Answer.AGAIN:
         _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=attempts)
-        delay = backoff_seconds(attempts, _LONGEST_BACKOFF_SECONDS)
+        # What was not even tried waits for the destination alone (`service.core.circuits`).
+        delay = backoff_seconds(attempts, _LONGEST_BACKOFF_SECONDS) if sent.tried else 0.0
         answer = {} if sent.status is None else {"last_status": sent.status}
         release(context.ledger, lease, error, delay, attempts=attempts, **answer)
         return
@@ -219,6 +277,8 @@ def _finish(context: Context, lease: Lease, sent: Sent) -> None:
             if verdict is Answer.ACCEPTED:
                 row.state, row.delivered_at = DeliveryState.DELIVERED, now()
                 record_event(session, study, "sent", f"{report.kind} to {row.destination}")
+                if proves:
+                    confirmation.expect(session, row)
             else:
                 row.state = DeliveryState.PARKED
                 record_event(session, study, "parked", f"{report.kind} for {row.destination}: {error}")

@@ -4,7 +4,7 @@ The report itself is always built: a structured report, or "not analysed" in wor
 when some destination wants it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from worker.heatmap import build_heatmap
 from worker.presentation_state import build_presentation_state
 from worker.rejection_note import build_rejection_note
 from worker.report_context import ImageResult, ReportContext
+from worker.source import identify
 from worker.structured_report import build_structured_report
 from worker.tasks.documents import as_comprehensive, predecessors
 from worker.text_report import build_text_report
@@ -81,6 +82,8 @@ class Job:
         Destinations that were sent an earlier revision, or may have been.
     rejecting_3d
         Destinations that are known to take no Comprehensive 3D SR.
+    identity
+        Patient and order as an archive names them, by keyword, where that is not what the images say.
     """
 
     study_instance_uid: str
@@ -96,6 +99,7 @@ class Job:
     says_chest: bool
     told: frozenset[str]
     rejecting_3d: frozenset[str]
+    identity: Mapping[str, str]
     superseded: tuple[Superseded, ...]
 
 
@@ -113,7 +117,7 @@ class Object:
 def objects(context: Context, job: Job, conclusion: Result) -> Iterator[Object]:
     """Build every object of the revision, one after the other."""
     at = now().astimezone(context.settings.zone)
-    images = [_loaded(context, image) for image in job.images]
+    images = [_loaded(context, image, job.identity) for image in job.images]
 
     def about(kind: Kind, part: int = 1, more: str = "") -> ReportContext:
         settings = f"threshold={conclusion.threshold};population={context.settings.population};part={part}"
@@ -201,8 +205,9 @@ def _report_context(
     )
 
 
-def _loaded(context: Context, image: Image) -> ImageResult:
+def _loaded(context: Context, image: Image, identity: Mapping[str, str]) -> ImageResult:
     header = dcmread(context.spool.absolute(image.spool_path), force=True, stop_before_pixels=True)
+    identify(header, identity)
     return ImageResult(
         header,
         image.result,

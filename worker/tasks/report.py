@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from service.core.states import (
     RevisionState,
     StudyState,
 )
-from service.core.tables import Analysis, Instance, Model, Outbox, Report, Revision, Study
+from service.core.tables import Analysis, Instance, Model, Outbox, Report, Revision, Study, Subject
 from worker.context import Context, discarding
 from worker.tasks.documents import earlier_documents
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
@@ -106,10 +107,19 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             earlier=earlier_documents(session, study.id, revision.number),
             says_chest=any(instance.says_chest for instance in images),
             told=frozenset(session.scalars(told.where(Outbox.destination.in_(names)))),
+            identity=_identity(session, images),
             rejecting_3d=frozenset(refusals(session, context.settings.destinations)),
             superseded=_superseded(session, context, study.id, revision.number),
         )
         return job, model.id
+
+
+def _identity(session: Session, images: Sequence[Instance]) -> Mapping[str, str]:
+    """Return what an archive says of patient and order, where that is not what the images say."""
+    told = (
+        session.get_one(Subject, image.subject_id).told for image in images if image.subject_id is not None
+    )
+    return next(filter(None, told), {})
 
 
 def _image(session: Session, instance: Instance, model_id: int) -> Image:

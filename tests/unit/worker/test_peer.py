@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.scu import Answer, answer_to, reason_for
+from worker.peer import Answer, answer_to, reason_for
 
 
 @pytest.mark.parametrize(

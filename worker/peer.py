@@ -1,0 +1,131 @@
+"""What every way to a destination has in common: what is sent, what became of it, and what can be asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, Self
+
+from service.core.errors import DeliveryError
+
+IDENTITY = (
+    "PatientID",
+    "IssuerOfPatientID",
+    "AccessionNumber",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+)
+"""Keywords of what a destination is asked about a study: by whom and for which order it files it."""
+
+
+class Answer(StrEnum):
+    """What a status asks of the sender."""
+
+    ACCEPTED = "accepted"
+    AGAIN = "again"
+    AGAIN_A_FEW_TIMES = "again a few times"
+    PARK = "park"
+
+
+@dataclass(frozen=True)
+class Sendable:
+    """One object to send, as the ledger knows it."""
+
+    path: Path
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of one object: its status, or the fault that kept it from getting one.
+
+    `tried`: whether the destination was sent any of it.
+    """
+
+    status: int | None
+    fault: DeliveryError | None = None
+    tried: bool = True
+
+
+class Peer(Protocol):
+    """A destination that is connected to.
+
+    `proves`: whether it offers a way to confirm what it accepts.
+    """
+
+    @property
+    def proves(self) -> bool: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def store(self, item: Sendable) -> Sent:
+        """Send one object; a fault is in what is returned."""
+
+    def study(self, study_instance_uid: str) -> Mapping[str, str] | None:
+        """Return what the destination says of `IDENTITY`, empty values left out.
+
+        None when it does not hold the study, or does not answer such questions.
+
+        Raises
+        ------
+        TransientDelivery
+            When the destination is gone; `Unanswered` when the question itself ended it.
+        """
+
+    def holds(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> bool | None:
+        """Return whether the destination has the instance; None when it does not answer such questions.
+
+        Raises
+        ------
+        TransientDelivery
+            When the destination is gone; `Unanswered` when the question itself ended it.
+        """
+
+
+def is_lossy(name: str) -> bool:
+    """Return whether a Patient's Name has lost characters on its way.
+
+    An archive that answers in a character set of its own leaves out what does not fit, or writes "?".
+    """
+    return "?" in name or any(not group.strip("^ ") for group in name.split("="))
+
+
+def answer_to(status: int) -> Answer:
+    """Return what a status means (PS3.4 B.2.3, PS3.7 C; PS3.18 10.5.3 uses the same).
+
+    Warnings mean that the object is stored. 0111 says that the SCP has the instance already, which is what a
+    delivery is for; whether it is so shows when the delivery is confirmed. A7xx clears up without anybody;
+    0110 and Cxxx may; the rest asks for a person.
+    """
+    if status in (0x0000, 0x0111, 0xB000, 0xB006, 0xB007):
+        return Answer.ACCEPTED
+    if status in (0xA777, 0xA778, 0xA779):
+        return Answer.PARK
+    if 0xA700 <= status <= 0xA7FF:
+        return Answer.AGAIN
+    if status == 0x0110 or 0xC000 <= status <= 0xCFFF:
+        return Answer.AGAIN_A_FEW_TIMES
+    return Answer.PARK
+
+
+def reason_for(status: int) -> str:
+    """Return a status in words."""
+    known = {
+        0x0117: "invalid SOP instance",
+        0x0122: "SOP class not supported",
+        0x0124: "not authorised",
+        0xA777: "identity: patient ID missing",
+        0xA778: "identity: patient ID conflicts",
+        0xA779: "identity: patient or study mismatch",
+    }
+    families = {
+        0xA700: "out of resources",
+        0xA900: "data set does not match SOP class",
+        0xC000: "cannot understand",
+    }
+    words = known.get(status) or families.get(status & 0xF000 if status >= 0xC000 else status & 0xFF00)
+    return f"the destination answered {status:04X}{f' ({words})' if words else ''}"
