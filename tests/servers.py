@@ -463,12 +463,13 @@ class Orthanc(Server):
 
 
 class StoreScp(Server):
-    """dcmtk's storescp as a PACS that takes the given SOP classes, and no others."""
+    """dcmtk's storescp as a PACS that takes the given SOP classes, and no others; JPEG if it is told to."""
 
     name = "storescp"
 
-    def __init__(self, *sop_classes: str, ae_title: str = "STORESCP") -> None:
+    def __init__(self, *sop_classes: str, ae_title: str = "STORESCP", jpeg: bool = True) -> None:
         super().__init__()
+        self.jpeg = jpeg
         self.sop_classes = sop_classes
         self.ae_title = ae_title
 
@@ -485,7 +486,7 @@ class StoreScp(Server):
     def command(self) -> list[str]:
         self.received.mkdir(exist_ok=True)
         lines = ["[[TransferSyntaxes]]", "[Taken]"]
-        lines += ["TransferSyntax1 = LittleEndianExplicit", "TransferSyntax2 = JPEGBaseline"]
+        lines += ["TransferSyntax1 = LittleEndianExplicit", *["TransferSyntax2 = JPEGBaseline"] * self.jpeg]
         lines += ["[[PresentationContexts]]", "[Contexts]"]
         for number, sop_class in enumerate(self.sop_classes, start=1):
             lines.append(f"PresentationContext{number} = {sop_class}\\Taken")

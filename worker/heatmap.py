@@ -10,9 +10,9 @@ from highdicom.sr import CodedConcept
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import DA, DS, TM
 
 from worker import codes, wording
@@ -27,7 +27,7 @@ from worker.report_context import (
 )
 from worker.source import anonymous, inherit, local_time, normalised
 
-__all__ = ["build_heatmap", "contour", "overlay", "png"]
+__all__ = ["build_heatmap", "contour", "overlay", "plain_of", "png"]
 
 SERIES_NUMBER = 9002
 SERIES_DESCRIPTION = "AI Pneumonia heatmap, not for diagnosis"
@@ -105,6 +105,39 @@ def build_heatmap(image: ImageResult, context: ReportContext) -> Dataset:
     inherit(capture, [header], [capture.DerivationDescription])
     set_creation(capture, at)
     return capture
+
+
+def plain_of(heatmap: Dataset, *, series_instance_uid: str, sop_instance_uid: str) -> Dataset:
+    """Return the same picture uncompressed, for a destination that takes no JPEG.
+
+    Its pixels are those of the JPEG, so it is as lossy and says so; what both show cannot differ.
+
+    Parameters
+    ----------
+    heatmap
+        From `build_heatmap`; left as it is.
+    series_instance_uid, sop_instance_uid
+        Identity of the copy: one UID never has two encodings.
+
+    Returns
+    -------
+    Dataset
+        Secondary Capture Image, RGB, Explicit VR Little Endian, up to 4 MB.
+    """
+    frame = next(generate_frames(heatmap.PixelData, number_of_frames=1))
+    pixels = np.asarray(Image.open(BytesIO(frame)).convert("RGB"))
+    copy = Dataset()
+    copy.update(heatmap)
+    copy.file_meta = FileMetaDataset()
+    copy.file_meta.update(heatmap.file_meta)
+    # New elements: assigning would change those that both data sets hold.
+    copy.add_new("SOPInstanceUID", "UI", sop_instance_uid)
+    copy.add_new("SeriesInstanceUID", "UI", series_instance_uid)
+    copy.add_new("PhotometricInterpretation", "CS", "RGB")
+    copy.add_new("PixelData", "OB", pixels.tobytes() + b"\0" * (pixels.nbytes % 2))
+    copy.file_meta.add_new("MediaStorageSOPInstanceUID", "UI", sop_instance_uid)
+    copy.file_meta.add_new("TransferSyntaxUID", "UI", ExplicitVRLittleEndian)
+    return copy
 
 
 def overlay(film: NDArray[np.uint16], activation: NDArray[np.float32]) -> NDArray[np.uint8]:

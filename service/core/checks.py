@@ -18,6 +18,7 @@ from service.core.ledger import Ledger, check_migrated
 from service.core.refusals import refusals
 from service.core.settings import Settings
 from service.core.spool import Spool
+from service.core.states import Kind
 
 
 @dataclass(frozen=True)
@@ -138,18 +139,22 @@ def _reachable(name: str, host: str, port: int, form: str) -> Check:
 
 
 def _forms(settings: Settings) -> dict[str, str]:
-    """Return, by destination, what the ledger remembers of the form in which reports go there."""
+    """Return, by destination, what the ledger remembers of the forms in which objects go there."""
     try:
         with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
             found = refusals(session, settings.destinations)
     except (ConfigurationError, SQLAlchemyError):
         return {}  # said by the check of the ledger
-    return {
-        name: f"; reports go as Comprehensive SR, since it rejected Comprehensive 3D SR on {row.at:%Y-%m-%d} "
-        "(`hilum retry` of one of its studies offers that again)"
-        for name, row in found.items()
-        if any(item.name == name and item.sr_form == "3d" for item in settings.destinations)
+    words = {
+        Kind.SR: "reports go as Comprehensive SR, since it rejected Comprehensive 3D SR",
+        Kind.HEATMAP: "heat maps go uncompressed, since it rejected JPEG",
     }
+    forms: dict[str, str] = {}
+    for row in found:
+        said = f"; {words[Kind(row.kind)]} on {row.at:%Y-%m-%d}"
+        again = " (`hilum retry` of one of its studies offers that again)"
+        forms[row.destination] = forms.get(row.destination, "") + said + again
+    return forms
 
 
 def _admission(settings: Settings) -> Check:

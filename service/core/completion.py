@@ -19,6 +19,7 @@ from service.core.results import Finding, Result, conclude
 from service.core.states import (
     DELIVERED_STATES,
     REPORTABLE_INSTANCES,
+    SECOND_FORMS,
     UNFINISHED_INSTANCES,
     AnalysisState,
     ConfirmationState,
@@ -320,15 +321,11 @@ def _open_revision(session: Session, study: Study, current: Sequence[Instance], 
 
 def _send_after_all(deliveries: Sequence[Outbox], revision: int) -> None:
     """Send what was withdrawn of a revision that holds again, unless another form went in its place."""
-    replaced = {
-        item.destination
-        for item in deliveries
-        if item.report.kind == Kind.COMPREHENSIVE_SR and item.report.revision == revision
-    }
+    sent = {(item.destination, item.report.kind) for item in deliveries if item.report.revision == revision}
     for item in deliveries:
         if item.state != DeliveryState.WITHDRAWN or item.report.revision != revision:
             continue
-        if item.report.kind != Kind.SR or item.destination not in replaced:
+        if (item.destination, SECOND_FORMS.get(Kind(item.report.kind))) not in sent:
             item.state, item.ready_at = DeliveryState.PENDING, now()
 
 

@@ -6,6 +6,7 @@ with every fault listed at once. What one line can't say stands in the TOML file
 
 import re
 import tomllib
+from collections.abc import Collection
 from datetime import timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -134,21 +135,22 @@ class Destination(BaseModel):
         """Whether it gets a report in words, so that silence would say something."""
         return self.takes_documents or "pdf" in self.objects
 
-    def wants(self, kind: Kind, finding: str, *, rejects_3d: bool = False) -> bool:
+    def wants(self, kind: Kind, finding: str, refused: Collection[str] = ()) -> bool:
         """Return whether this destination takes an object of `kind` on a study or film with `finding`.
 
-        Not asked for "not analysed", which is `wants_not_analysed`'s. `rejects_3d`: it is known to take no
-        Comprehensive 3D SR.
+        Not asked for "not analysed", which is `wants_not_analysed`'s. `refused`: the kinds that it is known
+        not to take.
         """
         match kind:
             case Kind.SR:
-                return self.sr_form == "3d" and not rejects_3d
+                return self.sr_form == "3d" and kind not in refused
             case Kind.COMPREHENSIVE_SR:
-                return self.sr_form == "comprehensive" or (self.sr_form == "3d" and rejects_3d)
+                return self.sr_form == "comprehensive" or (self.sr_form == "3d" and Kind.SR in refused)
             case Kind.TEXT:
                 return self.sr_form == "text" or "text" in self.objects
-            case Kind.HEATMAP:
-                return "heatmap" in self.objects and (self.heatmap == "always" or finding == "present")
+            case Kind.HEATMAP | Kind.PLAIN_HEATMAP:
+                wanted = "heatmap" in self.objects and (self.heatmap == "always" or finding == "present")
+                return wanted and (Kind.HEATMAP in refused) is (kind is Kind.PLAIN_HEATMAP)
             case _:
                 return str(kind) in self.objects
 

@@ -55,6 +55,7 @@ class Kind(StrEnum):
     TEXT = "text"
     NOT_ANALYSED = "not-analysed"
     HEATMAP = "heatmap"
+    PLAIN_HEATMAP = "heatmap-plain"
     GSPS = "gsps"
     PDF = "pdf"
     REJECTION = "rejection"
@@ -87,4 +88,6 @@ UNFINISHED_INSTANCES = (InstanceState.RECEIVED, InstanceState.DECODED)
 REPORTABLE_INSTANCES = (InstanceState.ANALYSED, InstanceState.NOT_ANALYSED, InstanceState.FAILED)
 # The kinds that are SR documents: one of them replaces another when the study's result changes.
 DOCUMENTS = (Kind.SR, Kind.COMPREHENSIVE_SR, Kind.TEXT, Kind.NOT_ANALYSED)
+# What is sent in place of an object that a destination does not take.
+SECOND_FORMS = {Kind.SR: Kind.COMPREHENSIVE_SR, Kind.HEATMAP: Kind.PLAIN_HEATMAP}
 DELIVERED_STATES = (DeliveryState.DELIVERED, DeliveryState.CONFIRMED)

@@ -308,11 +308,12 @@ class Circuit(Base):
 
 
 class Refusal(Base):
-    """A destination that rejected Comprehensive 3D SR when it was offered last, at this address."""
+    """A destination that rejected the first form of a kind when it was offered last, at this address."""
 
     __tablename__ = "refusal"
 
     destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
     url: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime]
 

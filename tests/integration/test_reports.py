@@ -5,12 +5,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     EnhancedSRStorage,
+    ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
 )
 from sqlalchemy import delete, func, select, update
@@ -64,6 +66,7 @@ _EVERYTHING = (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     EnhancedSRStorage,
+    ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
     "1.2.840.10008.5.1.4.1.1.11.1",  # greyscale presentation state
     "1.2.840.10008.5.1.4.1.1.104.1",  # encapsulated PDF
@@ -411,6 +414,36 @@ def test_it_is_the_same_object_whether_it_was_made_at_once_or_after_a_rejection(
     report.run(context)
     (at_once,) = [item for item in reports(context) if item.kind == "comprehensive-sr"]
     assert (at_once.sop_instance_uid, at_once.digest) == (after.sop_instance_uid, after.digest)
+
+
+def test_a_pacs_that_takes_no_jpeg_gets_the_same_heat_map_uncompressed(context: Context) -> None:
+    with StoreScp(Comprehensive3DSRStorage, SecondaryCaptureImageStorage, jpeg=False) as server:
+        goes_to(context, {"url": server.destination})
+        receive(context, film(1))
+        work(context)
+        send_all(context)
+        assert outbox(context) == {
+            ("sr", 1): "delivered",
+            ("heatmap", 1): "withdrawn",
+            ("heatmap-plain", 1): "delivered",
+        }
+        assert (study(context).state, study(context).attention) == (StudyState.DELIVERED, None)
+        first, other = read(context, "heatmap"), read(context, "heatmap-plain")
+        (arrived,) = [path for path in server.received.iterdir() if other.SOPInstanceUID in path.name]
+        stored = dcmread(arrived, force=True)
+        receive(context, film(2))
+        work(context)
+        send_all(context)
+    assert made(context) == [("sr", 1), ("heatmap", 1), ("heatmap-plain", 1)] * 2
+    assert stored.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert {first.SOPInstanceUID, first.SeriesInstanceUID}.isdisjoint(
+        {other.SOPInstanceUID, other.SeriesInstanceUID}
+    )
+    assert np.abs(first.pixel_array.astype(int) - stored.pixel_array).max() <= 3
+    assert other.LossyImageCompression == "01"
+    assert other.LossyImageCompressionRatio == first.LossyImageCompressionRatio
+    seen = {check.name: check.seen for check in examine(context.settings)}["destination PACS"]
+    assert "heat maps go uncompressed" in seen
 
 
 def test_a_pacs_that_takes_neither_form_parks_the_report_and_says_so(context: Context) -> None:

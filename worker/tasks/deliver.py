@@ -235,7 +235,7 @@ def _settle_one(batch: _Batch, lease: Lease, sent: Sent) -> None:
         report = _report(session, lease)
     if not isinstance(sent.fault, NotAccepted) and sent.status != _SOP_CLASS_NOT_SUPPORTED:
         _finish(context, lease, sent, proves=batch.proves)
-    elif report.sop_class_uid == Comprehensive3DSRStorage:
+    elif report.sop_class_uid == Comprehensive3DSRStorage or report.kind == Kind.HEATMAP:
         try:
             fall_back(context, destination, lease, report)
         except LeaseLost as fault:

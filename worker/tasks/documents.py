@@ -1,4 +1,4 @@
-"""Which SR documents replace which, and the second form of a report: Comprehensive SR.
+"""Which SR documents replace which, and the second form of an object for who does not take the first.
 
 A revision's document names as predecessors what of the same kind the newest earlier revision with documents
 holds, and else all of its documents: an SR may follow a "not analysed", and the other way round.
@@ -12,9 +12,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.core.identifiers import derived_uid, series_uid
-from service.core.states import DOCUMENTS, Kind
+from service.core.states import DOCUMENTS, SECOND_FORMS, Kind
 from service.core.tables import Report
 from worker.comprehensive import comprehensive_of
+from worker.heatmap import plain_of
 from worker.report_context import Predecessor
 
 
@@ -37,19 +38,23 @@ def predecessors(earlier: Sequence[Report], kind: Kind) -> tuple[Predecessor, ..
     )
 
 
-def as_comprehensive(
-    report: Dataset, installation: str, model_sha256: str, replaced: Sequence[Predecessor]
+def second_form(
+    first: Dataset, kind: Kind, installation: str, model_sha256: str, earlier: Sequence[Report]
 ) -> Dataset:
-    """Return the same report as Comprehensive SR, the same object whenever and for whomever it is made.
+    """Return the object of `kind` in its second form, the same whenever and for whomever it is made.
 
-    Its SOP Instance UID follows from that of the 3D report, which stands for settings, sources, header
+    Its SOP Instance UID follows from that of the first form, which stands for settings, sources, header
     revision and build already.
     """
-    kind, sop_class = Kind.COMPREHENSIVE_SR, ComprehensiveSRStorage
-    series = series_uid(installation, report.StudyInstanceUID, model_sha256, kind, sop_class)
+    other = SECOND_FORMS[kind]
+    sop_class = ComprehensiveSRStorage if other is Kind.COMPREHENSIVE_SR else first.SOPClassUID
+    series = series_uid(installation, first.StudyInstanceUID, model_sha256, other, sop_class)
+    instance = derived_uid("instance", series, first.SOPInstanceUID)
+    if other is Kind.PLAIN_HEATMAP:
+        return plain_of(first, series_instance_uid=series, sop_instance_uid=instance)
     return comprehensive_of(
-        report,
+        first,
         series_instance_uid=series,
-        sop_instance_uid=derived_uid("instance", series, report.SOPInstanceUID),
-        predecessors=replaced,
+        sop_instance_uid=instance,
+        predecessors=predecessors(earlier, other),
     )

@@ -15,14 +15,20 @@ from service.core.leases import Lease, held
 from service.core.ledger import now, record_event
 from service.core.refusals import remember
 from service.core.settings import Destination
-from service.core.states import DeliveryState, Kind
+from service.core.states import SECOND_FORMS, DeliveryState, Kind
 from service.core.tables import Model, Outbox, Report, Revision
 from worker.context import Context, discarding
-from worker.tasks.documents import as_comprehensive, earlier_documents, predecessors
+from worker.tasks.documents import earlier_documents, second_form
+
+_WORDS = {
+    Kind.SR: "sent as Comprehensive SR instead: the destination does not accept Comprehensive 3D SR",
+    Kind.HEATMAP: "sent uncompressed instead: the destination does not accept JPEG",
+}
 
 
 def fall_back(context: Context, destination: Destination, lease: Lease, report: Report) -> None:
-    """Send the report as Comprehensive SR instead; a destination that was offered it before has it made."""
+    """Send the object in its second form instead; a destination that was offered it before has it made."""
+    kind = Kind(report.kind)
     installation = context.ledger.installation()
     with context.ledger.read() as session:
         earlier = earlier_documents(session, report.study_id, report.revision)
@@ -31,25 +37,19 @@ def fall_back(context: Context, destination: Destination, lease: Lease, report: 
             .join(Revision)
             .where(Revision.study_id == report.study_id, Revision.number == report.revision)
         ).one()
-    other = as_comprehensive(
-        dcmread(context.spool.absolute(report.path)),
-        installation,
-        sha256,
-        predecessors(earlier, Kind.COMPREHENSIVE_SR),
-    )
+    other = second_form(dcmread(context.spool.absolute(report.path)), kind, installation, sha256, earlier)
     path = context.spool.write(
         "reports", ".dcm", lambda stream: other.save_as(stream, enforce_file_format=True)
     )
     content = context.spool.absolute(path).read_bytes()
-    remember(context.ledger, destination)
-    why = "sent as Comprehensive SR instead: the destination does not accept Comprehensive 3D SR"
+    remember(context.ledger, destination, kind)
     with discarding(context.spool, path), context.ledger.write() as session:
         row, study = held(session, lease)
-        made = _comprehensive(session, report)
+        made = _second(session, report)
         if made is None:
             made = Report(
                 study_id=report.study_id,
-                kind=Kind.COMPREHENSIVE_SR,
+                kind=SECOND_FORMS[kind],
                 revision=report.revision,
                 part=report.part,
                 sop_instance_uid=other.SOPInstanceUID,
@@ -72,19 +72,19 @@ def fall_back(context: Context, destination: Destination, lease: Lease, report: 
                 ready_at=now(),
             )
         )
-        withdraw(row, why)
-        record_event(session, study, "other_form", f"{report.kind} for {row.destination}: {why}")
+        withdraw(row, _WORDS[kind])
+        record_event(session, study, "other_form", f"{report.kind} for {row.destination}: {_WORDS[kind]}")
         settle(session, study)
     if made.path != path:
         context.spool.remove(path)  # another destination had it made
 
 
-def _comprehensive(session: Session, report: Report) -> Report | None:
-    """Return the Comprehensive SR of the same revision, when there is one."""
+def _second(session: Session, report: Report) -> Report | None:
+    """Return the second form of an object, when it was made already."""
     return session.scalars(
         select(Report).where(
             Report.study_id == report.study_id,
-            Report.kind == Kind.COMPREHENSIVE_SR,
+            Report.kind == SECOND_FORMS[Kind(report.kind)],
             Report.revision == report.revision,
             Report.part == report.part,
         )

@@ -36,7 +36,7 @@ from worker.rejection_note import build_rejection_note
 from worker.report_context import ImageResult, ReportContext
 from worker.source import identify
 from worker.structured_report import build_structured_report
-from worker.tasks.documents import as_comprehensive, predecessors
+from worker.tasks.documents import predecessors, second_form
 from worker.text_report import build_text_report
 
 _CLASS = {
@@ -80,8 +80,8 @@ class Job:
         Whether the header of one of the images calls it a chest radiograph.
     told
         Destinations that were sent an earlier revision, or may have been.
-    rejecting_3d
-        Destinations that are known to take no Comprehensive 3D SR.
+    refused
+        Kinds that a destination is known not to take, by its name.
     identity
         Patient and order as an archive names them, by keyword, where that is not what the images say.
     """
@@ -98,7 +98,7 @@ class Job:
     earlier: Sequence[Report]
     says_chest: bool
     told: frozenset[str]
-    rejecting_3d: frozenset[str]
+    refused: Mapping[str, frozenset[str]]
     identity: Mapping[str, str]
     superseded: tuple[Superseded, ...]
 
@@ -127,7 +127,7 @@ def objects(context: Context, job: Job, conclusion: Result) -> Iterator[Object]:
         return frozenset(
             destination.name
             for destination in context.settings.destinations
-            if destination.wants(kind, finding, rejects_3d=destination.name in job.rejecting_3d)
+            if destination.wants(kind, finding, job.refused.get(destination.name, ()))
         )
 
     if conclusion.finding is Finding.NOT_ANALYSED:
@@ -142,8 +142,7 @@ def objects(context: Context, job: Job, conclusion: Result) -> Iterator[Object]:
         report = build_structured_report(images, about(Kind.SR))
         yield Object(Kind.SR, 1, conclusion.finding, report, wanting(Kind.SR))
         if names := wanting(Kind.COMPREHENSIVE_SR):
-            replaced = predecessors(job.earlier, Kind.COMPREHENSIVE_SR)
-            again = as_comprehensive(report, job.installation, job.model.sha256, replaced)
+            again = second_form(report, Kind.SR, job.installation, job.model.sha256, job.earlier)
             yield Object(Kind.COMPREHENSIVE_SR, 1, conclusion.finding, again, names)
         for kind, build in (
             (Kind.TEXT, build_text_report),
@@ -153,17 +152,21 @@ def objects(context: Context, job: Job, conclusion: Result) -> Iterator[Object]:
             if names := wanting(kind):
                 yield Object(kind, 1, conclusion.finding, build(images, about(kind)), names)
         # A positive film gets a heat map even before there is a destination.
+        mapped = [image for image in images if image.activation is not None]
         mapped = [
-            (image, wanting(Kind.HEATMAP, image.result.finding))
-            for image in images
-            if image.activation is not None
+            image
+            for image in mapped
+            if image.result.finding is Finding.PRESENT
+            or wanting(Kind.HEATMAP, image.result.finding)
+            or wanting(Kind.PLAIN_HEATMAP, image.result.finding)
         ]
-        mapped = [
-            (image, names) for image, names in mapped if names or image.result.finding is Finding.PRESENT
-        ]
-        for part, (image, names) in enumerate(mapped, start=1):
+        for part, image in enumerate(mapped, start=1):
+            finding = image.result.finding
             heatmap = build_heatmap(image, about(Kind.HEATMAP, part))
-            yield Object(Kind.HEATMAP, part, image.result.finding, heatmap, names)
+            yield Object(Kind.HEATMAP, part, finding, heatmap, wanting(Kind.HEATMAP, finding))
+            if names := wanting(Kind.PLAIN_HEATMAP, finding):
+                plain = second_form(heatmap, Kind.HEATMAP, job.installation, job.model.sha256, job.earlier)
+                yield Object(Kind.PLAIN_HEATMAP, part, finding, plain, names)
     for part, superseded in enumerate(job.superseded, start=1):
         rejected = [
             dcmread(context.spool.absolute(path), stop_before_pixels=True) for _, path in superseded.paths

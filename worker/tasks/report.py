@@ -108,10 +108,18 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             says_chest=any(instance.says_chest for instance in images),
             told=frozenset(session.scalars(told.where(Outbox.destination.in_(names)))),
             identity=_identity(session, images),
-            rejecting_3d=frozenset(refusals(session, context.settings.destinations)),
+            refused=_refused(session, context),
             superseded=_superseded(session, context, study.id, revision.number),
         )
         return job, model.id
+
+
+def _refused(session: Session, context: Context) -> Mapping[str, frozenset[str]]:
+    """Return the kinds that each destination is known not to take."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for row in refusals(session, context.settings.destinations):
+        kinds[row.destination].add(row.kind)
+    return {name: frozenset(found) for name, found in kinds.items()}
 
 
 def _identity(session: Session, images: Sequence[Instance]) -> Mapping[str, str]:

@@ -93,14 +93,14 @@ def pacs(**options: Any) -> Destination:
     return destination
 
 
-def kinds(destination: Destination, finding: str = "present", **known: bool) -> set[str]:
+def kinds(destination: Destination, finding: str = "present", **known: set[str]) -> set[str]:
     return {str(kind) for kind in Kind if destination.wants(kind, finding, **known)}
 
 
 def test_by_default_a_destination_gets_the_3d_report_and_a_heat_map_of_positives() -> None:
     assert kinds(pacs()) == {"sr", "heatmap"}
     assert kinds(pacs(), "absent") == {"sr"}
-    assert kinds(pacs(), rejects_3d=True) == {"comprehensive-sr", "heatmap"}
+    assert kinds(pacs(), refused={"sr"}) == {"comprehensive-sr", "heatmap"}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from tests.unit.worker.reports import (
 )
 from worker import heatmap
 from worker.contour import area, resampled
-from worker.heatmap import build_heatmap, contour, overlay, png
+from worker.heatmap import build_heatmap, contour, overlay, plain_of, png
 from worker.structured_report import ImageResult, ReportContext
 
 
@@ -180,6 +180,11 @@ def test_dciodvfy_finds_nothing_to_say_about_a_heat_map(
 
 def test_dciodvfy_finds_nothing_to_say_about_the_heat_map_of_a_minimal_header(tmp_path: Path) -> None:
     assert complaints(build(image(POSITIVE, minimal_header())), tmp_path) == []
+
+
+def test_dciodvfy_finds_nothing_to_say_about_the_uncompressed_heat_map(tmp_path: Path) -> None:
+    plain = plain_of(build(image(POSITIVE)), series_instance_uid="1.2.3", sop_instance_uid="1.2.4")
+    assert complaints(plain, tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG1_J2KR.dcm"])

@@ -42,6 +42,16 @@ def upgrade() -> None:
     )
     op.create_index("ix_confirmation_work", "confirmation", ["state", "ready_at"])
     op.create_index("ix_confirmation_transaction_uid", "confirmation", ["transaction_uid"])
+    # What it forgets costs one rejected offer.
+    op.drop_table("refusal")
+    op.create_table(
+        "refusal",
+        sa.Column("destination", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("at", moment, nullable=False),
+        sa.PrimaryKeyConstraint("destination", "kind"),
+    )
     # In place: SQLite can't copy a table that others point to.
     op.add_column("outbox", sa.Column("losses", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("subject", sa.Column("told", sa.JSON(), nullable=True))
@@ -52,5 +62,13 @@ def downgrade() -> None:
     op.drop_column("subject", "told_by")
     op.drop_column("subject", "told")
     op.drop_column("outbox", "losses")
+    op.drop_table("refusal")
+    op.create_table(
+        "refusal",
+        sa.Column("destination", sa.String(length=64), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("at", service.core.tables.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("destination"),
+    )
     op.drop_table("confirmation")
     op.drop_table("circuit")
