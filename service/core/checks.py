@@ -3,6 +3,7 @@
 import os
 import socket
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.core.circuits import away
+from service.core.confirmation import unconfirmed
 from service.core.embedded import broker_url
 from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
@@ -67,10 +70,10 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield data_folder(settings)
     yield _ledger(settings)
     yield _broker(settings)
-    forms = _forms(settings)
+    remembered = _remembered(settings)
     for destination in settings.destinations:
-        form = forms.get(destination.name, "")
-        yield _reachable(f"destination {destination.name}", destination.host, destination.port, form)
+        known = "".join(f"; {line}" for line in remembered.get(destination.name, ()))
+        yield _reachable(f"destination {destination.name}", destination.host, destination.port, known)
     yield _admission(settings)
 
 
@@ -130,31 +133,40 @@ def _broker(settings: Settings) -> Check:
     return _tried("Redis", ping, "Start `hilum up` (embedded Redis), or check HILUM_BROKER_URL")
 
 
-def _reachable(name: str, host: str, port: int, form: str) -> Check:
+def _reachable(name: str, host: str, port: int, known: str) -> Check:
     def connect() -> str:
         socket.create_connection((host, port), timeout=3).close()
-        return f"{host}:{port} accepts connections{form}"
+        return f"{host}:{port} accepts connections{known}"
 
     return _tried(name, connect, "Is the PACS up, the port right, the firewall open?")
 
 
-def _forms(settings: Settings) -> dict[str, str]:
-    """Return, by destination, what the ledger remembers of the forms in which objects go there."""
-    try:
-        with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
-            found = refusals(session, settings.destinations)
-    except (ConfigurationError, SQLAlchemyError):
-        return {}  # said by the check of the ledger
+def _remembered(settings: Settings) -> dict[str, list[str]]:
+    """Return, by destination, what the ledger knows of it that a person should."""
+    known: dict[str, list[str]] = defaultdict(list)
     words = {
         Kind.SR: "reports go as Comprehensive SR, since it rejected Comprehensive 3D SR",
         Kind.HEATMAP: "heat maps go uncompressed, since it rejected JPEG",
     }
-    forms: dict[str, str] = {}
-    for row in found:
-        said = f"; {words[Kind(row.kind)]} on {row.at:%Y-%m-%d}"
-        again = " (`hilum retry` of one of its studies offers that again)"
-        forms[row.destination] = forms.get(row.destination, "") + said + again
-    return forms
+    try:
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
+            for row in refusals(session, settings.destinations):
+                known[row.destination].append(
+                    f"{words[Kind(row.kind)]} on {row.at:%Y-%m-%d} (`hilum retry` of one of its studies "
+                    "offers that again)"
+                )
+            for circuit in away(session):
+                known[circuit.destination].append(
+                    f"nothing could be sent since {circuit.since:%Y-%m-%d %H:%M} UTC ({circuit.last_error}), "
+                    f"next try {circuit.open_until:%H:%M:%S} UTC"
+                )
+            for name, count in unconfirmed(session).items():
+                known[name].append(
+                    f"it confirmed none of {count} deliveries of the last day (see `confirm` in the README)"
+                )
+    except (ConfigurationError, SQLAlchemyError):
+        return {}  # said by the check of the ledger
+    return known
 
 
 def _admission(settings: Settings) -> Check:

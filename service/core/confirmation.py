@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 from pydicom import Dataset
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from service.core.completion import PATIENCE, settle
@@ -85,6 +85,21 @@ def give_up(session: Session, study: Study, confirmation: Confirmation, why: str
             session, study, "unconfirmed", f"{delivery.report.kind} at {delivery.destination}: {why}"
         )
     settle(session, study)
+
+
+def unconfirmed(session: Session) -> dict[str, int]:
+    """Return how many deliveries of the last day each destination was asked about and did not confirm."""
+    rows = session.execute(
+        select(Confirmation.destination, func.count())
+        .join(Outbox)
+        .where(
+            Confirmation.state == ConfirmationState.GIVEN_UP,
+            Outbox.state == DeliveryState.DELIVERED,
+            Outbox.delivered_at > now() - timedelta(days=1),
+        )
+        .group_by(Confirmation.destination)
+    )
+    return dict(rows.tuples().all())
 
 
 def take_commitment(ledger: Ledger, settings: Settings, peer_ae_title: str, answer: Dataset) -> int:

@@ -14,6 +14,7 @@ from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from sqlalchemy import select, update
 
 from service.core import circuits
+from service.core.checks import examine
 from service.core.completion import retry_study
 from service.core.confirmation import take_commitment
 from service.core.errors import NotAccepted
@@ -38,13 +39,14 @@ def _nobody_is_mute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confirm, "LINGER_SECONDS", 5.0)
 
 
-@pytest.fixture
-def sites(tmp_path: Path) -> Iterator[Callable[..., Context]]:
+@pytest.fixture(params=["sqlite"])
+def sites(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Context]]:
     """Open a worker's context that delivers to the given URLs, with a listener on the same ledger."""
+    ledger = {} if request.param == "sqlite" else {"database_url": request.getfixturevalue("postgresql")}
     with ExitStack() as running:
 
         def site(*urls: str, listener_port: int = 0, **settings: Any) -> Context:
-            given = {"data_dir": tmp_path / "data", "min_free_bytes": 0, **settings}
+            given = {"data_dir": tmp_path / "data", "min_free_bytes": 0, **ledger, **settings}
             if urls:
                 given["destinations"] = ",".join(
                     f"{name}={url}" for name, url in zip(_NAMES, urls, strict=False)
@@ -61,6 +63,7 @@ def sites(tmp_path: Path) -> Iterator[Callable[..., Context]]:
 
 
 _NAMES = ("PACS", "SECOND")
+on_both_ledgers = pytest.mark.parametrize("sites", ["sqlite", "postgresql"], indirect=True)
 
 
 def later(context: Context, **passed: float) -> None:
@@ -165,6 +168,7 @@ def test_a_pacs_that_is_away_is_tried_by_one_worker_at_a_time_and_holds_up_nobod
     assert not circuits.may_try(context.ledger, "PACS")
 
 
+@on_both_ledgers
 @pytest.mark.fault(17)
 def test_when_it_is_back_everything_goes_at_once(sites: Callable[..., Context]) -> None:
     pacs = Pacs()
@@ -184,6 +188,7 @@ def test_when_it_is_back_everything_goes_at_once(sites: Callable[..., Context]) 
         assert session.get(Circuit, "PACS") is None
 
 
+@on_both_ledgers
 @pytest.mark.fault(17)
 def test_a_person_who_retries_is_not_kept_waiting(sites: Callable[..., Context]) -> None:
     pacs = Pacs()
@@ -195,6 +200,8 @@ def test_a_person_who_retries_is_not_kept_waiting(sites: Callable[..., Context])
         deliver.run(context)
         later(context, minutes=6)
     with pacs.serving():
+        seen = {check.name: check.seen for check in examine(context.settings)}["destination PACS"]
+        assert "nothing could be sent since" in seen
         with context.ledger.write() as session:
             circuit = session.get(Circuit, "PACS")
             assert circuit is not None
@@ -270,6 +277,7 @@ def test_orthanc_commits_and_the_study_is_confirmed(sites: Callable[..., Context
     assert study(context).confirmed_at is not None
 
 
+@on_both_ledgers
 def test_what_orthanc_lost_is_sent_again(
     sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +426,8 @@ def test_orthanc_that_knows_us_not_gets_the_report_all_the_same(
         deliver.run(context)
     assert study(context).state == StudyState.DELIVERED
     assert study(context).attention is None
+    seen = {check.name: check.seen for check in examine(context.settings)}["destination PACS"]
+    assert "it confirmed none of 1 deliveries" in seen
 
 
 def test_a_pacs_that_says_yes_and_stores_nothing_is_noticed(sites: Callable[..., Context]) -> None:
@@ -438,6 +448,7 @@ def test_a_pacs_that_says_yes_and_stores_nothing_is_noticed(sites: Callable[...,
     assert study(context).state == StudyState.REPORTED
 
 
+@on_both_ledgers
 def test_a_pacs_that_lost_it_once_gets_it_again(sites: Callable[..., Context]) -> None:
     with Pacs(loses=1).serving() as pacs:
         context = sites(pacs.url)
@@ -529,6 +540,7 @@ def test_a_report_of_a_merged_patient_is_built_anew_before_it_is_sent(
     assert "NEW-2" not in _details(context, "identity")
 
 
+@on_both_ledgers
 def test_two_archives_of_different_minds_end_with_a_person(
     sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -431,6 +431,8 @@ def test_a_pacs_that_takes_no_jpeg_gets_the_same_heat_map_uncompressed(context: 
         first, other = read(context, "heatmap"), read(context, "heatmap-plain")
         (arrived,) = [path for path in server.received.iterdir() if other.SOPInstanceUID in path.name]
         stored = dcmread(arrived, force=True)
+        seen = {check.name: check.seen for check in examine(context.settings)}["destination PACS"]
+        assert "heat maps go uncompressed" in seen
         receive(context, film(2))
         work(context)
         send_all(context)
@@ -442,8 +444,6 @@ def test_a_pacs_that_takes_no_jpeg_gets_the_same_heat_map_uncompressed(context: 
     assert np.abs(first.pixel_array.astype(int) - stored.pixel_array).max() <= 3
     assert other.LossyImageCompression == "01"
     assert other.LossyImageCompressionRatio == first.LossyImageCompressionRatio
-    seen = {check.name: check.seen for check in examine(context.settings)}["destination PACS"]
-    assert "heat maps go uncompressed" in seen
 
 
 def test_a_pacs_that_takes_neither_form_parks_the_report_and_says_so(context: Context) -> None:
