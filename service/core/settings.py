@@ -215,7 +215,9 @@ class Settings(BaseSettings):
     )
     weights: Path | None = Field(None, description="A `.safetensors` file; empty: the weights that ship")
     min_free_bytes: int = Field(
-        1_000_000_000, ge=0, description="Free space of the data folder under which C-STORE answers A700"
+        1_000_000_000,
+        ge=0,
+        description="Free space of the data folder under which C-STORE answers A700, STOW-RS 503",
     )
     # Three descriptors each: below the 1,024 that select takes.
     max_associations: int = Field(
@@ -230,7 +232,12 @@ class Settings(BaseSettings):
         25, ge=0, description="Of them of one calling AE title; 0: no limit"
     )
     max_object_bytes: int = Field(
-        1_000_000_000, ge=1, description="Longest data set taken; C-STORE answers A700 to a longer one"
+        1_000_000_000,
+        ge=1,
+        description="Longest object taken; C-STORE answers A700 to a longer one, STOW-RS 413",
+    )
+    max_uploads: int = Field(
+        20, ge=1, le=200, description="STOW-RS requests at a time; one more is answered 503 for now"
     )
 
     @field_validator("config", "broker_url", "database_url", "timezone", "weights", mode="before")

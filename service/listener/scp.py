@@ -13,8 +13,8 @@ import structlog
 from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
 
-from service.core.errors import HilumError, Mismatch, OutOfResources, Unreadable
-from service.core.incoming import IncomingFile, remove_leftovers
+from service.core.errors import HilumError, Mismatch, Unreadable
+from service.core.incoming import IncomingFile, full, remove_leftovers
 from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
@@ -91,10 +91,8 @@ class Listener:
         self._ae.start_server(address, block=False, evt_handlers=list(handlers))
 
     def _new_file(self) -> IncomingFile:
-        full = None
-        if self._spool.free_bytes() < self._settings.min_free_bytes:
-            full = OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
-        return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, full)
+        fault = full(self._spool, self._settings)
+        return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, fault)
 
     def _on_store(self, event: Event) -> int:
         try:
