@@ -85,16 +85,11 @@ def stow_routes(
             upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts)
             reader = MultipartReader(boundary, upload)
             broken: HilumError | None = None
-            # A server that is stopped cancels this task, not the thread that works for it.
-            one_at_a_time = threading.Lock()
+            at_work = threading.Lock()
 
             def feed(batch: bytes) -> None:
-                with one_at_a_time:
+                with at_work:
                     reader.feed(batch)
-
-            def abandon() -> None:
-                with one_at_a_time:
-                    upload.abandon()
 
             try:
                 async for batch in _batches(request, bounds):
@@ -112,7 +107,9 @@ def stow_routes(
                     408, "the body came too slowly, or not at all", {"Connection": "close"}
                 ) from None
             finally:
-                await to_thread.run_sync(abandon, limiter=threads)
+                # A server that is stopped cancels this task, not the thread that is at work for it.
+                if at_work.acquire(blocking=False):
+                    upload.abandon()
             return _answer(upload, broken)
 
     @router.post("/studies", responses=_RESPONSES, openapi_extra=_OPENAPI, response_class=Response)
