@@ -206,9 +206,8 @@ class DICOMwebPeer:
             why = "its certificate is not trusted" if "CERTIFICATE" in str(fault) else "no connection"
             raise TransientDelivery(f"{self._address} cannot be reached ({why})") from None
         except (httpx.HTTPError, httpx.InvalidURL) as fault:
-            raise TransientDelivery(
-                f"{self._address}: the exchange broke off ({type(fault).__name__})"
-            ) from None
+            why = "took too long" if self._overdue else f"broke off ({type(fault).__name__})"
+            raise TransientDelivery(f"{self._address}: the exchange {why}") from None
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
