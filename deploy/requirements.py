@@ -30,13 +30,14 @@ _PIXELS = {
     "scipy",
 }
 _DIMSE = {"pynetdicom"}
-_HTTP = {"fastapi", "uvicorn", "prometheus-client"}
+_HTTP = {"fastapi", "uvicorn", "python-multipart", "prometheus-client"}
+_DICOMWEB = {"httpx"}
 _PAGES = {"jinja2"}
 
 LEFT_OUT = {
-    "listener": NETWORK | EMBEDDED | _PIXELS | _HTTP | _PAGES,
-    "api": NETWORK | EMBEDDED | _PIXELS | _DIMSE,
-    "scheduler": NETWORK | EMBEDDED | _PIXELS | _HTTP | _PAGES,
+    "listener": NETWORK | EMBEDDED | _PIXELS | _HTTP | _PAGES | _DICOMWEB,
+    "api": NETWORK | EMBEDDED | _PIXELS | _DIMSE | _DICOMWEB,
+    "scheduler": NETWORK | EMBEDDED | _PIXELS | _HTTP | _PAGES | _DICOMWEB,
     "worker": EMBEDDED | _HTTP,
 }
 

@@ -91,7 +91,7 @@ def is_lossy(name: str) -> bool:
 
     An archive that answers in a character set of its own leaves out what does not fit, or writes "?".
     """
-    return "?" in name or any(not group.strip("^ ") for group in name.split("="))
+    return "?" in name or any(group and not group.strip("^ ") for group in name.split("="))
 
 
 def answer_to(status: int) -> Answer:

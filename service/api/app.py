@@ -1,4 +1,4 @@
-"""Role 2, HTTP: the state of everything, read from the ledger."""
+"""Role 2, HTTP: the state of everything, read from the ledger, and the door of STOW-RS."""
 
 import hashlib
 import hmac
@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from service.api import schemas, status
 from service.api.metrics import registry
+from service.api.stow import Bounds, stow_routes
 from service.core.completion import retry_study
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
@@ -30,7 +31,7 @@ _DESCRIPTION = (
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 
 
-def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
+def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None) -> FastAPI:
     """Return the application; everything but `/healthz` and `/readyz` asks who is there."""
     app = FastAPI(title="Hilum", version=version("hilum"), description=_DESCRIPTION, openapi_url=None)
     bearer = HTTPBearer(auto_error=False)
@@ -42,8 +43,7 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
         if not settings.api_tokens:
             if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
                 raise HTTPException(403, "another site's page asks nothing of this machine")
-            host = request.headers.get("host", "").rsplit(":", 1)[0]
-            if host not in _LOOPBACK_HOSTS:
+            if request.headers.get("host", "").rsplit(":", 1)[0] not in _LOOPBACK_HOSTS:
                 raise HTTPException(403, "without HILUM_API_TOKENS only http://127.0.0.1 is answered")
             return None
         shown = hashlib.sha256((credentials.credentials if credentials else "").encode()).hexdigest()
@@ -52,9 +52,10 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
                 return token
         raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
-    def may_act(token: Annotated[Token | None, Depends(identify)]) -> None:
+    def may_act(token: Annotated[Token | None, Depends(identify)]) -> Token | None:
         if token is not None and token.role == "viewer":
             raise HTTPException(403, "a viewer's token reads only")
+        return token
 
     known = [Depends(identify)]
     metrics = registry(ledger)
@@ -131,4 +132,5 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
             retry_study(session, found)
         return {"status": "retried"}
 
+    app.include_router(stow_routes(settings, ledger, may_act, bounds or Bounds()))
     return app

@@ -10,6 +10,7 @@ from service.commands.supervise import Child, Supervisor, hilum_command
 from service.core import checks, logs
 from service.core.embedded import broker_url
 from service.core.heartbeat import start_beating
+from service.core.incoming import remove_leftovers
 from service.core.ledger import Ledger, check_migrated, migrate
 from service.core.settings import Settings
 from service.core.spool import Spool
@@ -40,20 +41,14 @@ def listen(settings: Settings) -> None:
 
 def serve_api(settings: Settings) -> None:
     """Run the HTTP API until SIGTERM."""
-    import uvicorn
-
     from service.api.app import create_app
+    from service.api.server import serve
 
-    ledger, _spool = _open(settings, "api")
+    ledger, spool = _open(settings, "api")
     checks.require_port(settings.http_host, settings.http_port, "HILUM_HTTP_PORT")
-    uvicorn.run(
-        create_app(settings, ledger),
-        host=settings.http_host,
-        port=settings.http_port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
+    if removed := remove_leftovers(spool.incoming):
+        _log.info("api.leftovers_removed", files=removed)
+    serve(create_app(settings, ledger), settings)
     ledger.close()
 
 

@@ -90,7 +90,7 @@ def give_up(session: Session, study: Study, confirmation: Confirmation, why: str
 def unconfirmed(session: Session) -> dict[str, int]:
     """Return how many deliveries of the last day each destination was asked about and did not confirm."""
     rows = session.execute(
-        select(Confirmation.destination, func.count())
+        select(Confirmation.destination, func.count().label("deliveries"))
         .join(Outbox)
         .where(
             Confirmation.state == ConfirmationState.GIVEN_UP,
@@ -99,7 +99,7 @@ def unconfirmed(session: Session) -> dict[str, int]:
         )
         .group_by(Confirmation.destination)
     )
-    return dict(rows.tuples().all())
+    return {row.destination: row.deliveries for row in rows}
 
 
 def take_commitment(ledger: Ledger, settings: Settings, peer_ae_title: str, answer: Dataset) -> int:

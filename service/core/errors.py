@@ -7,8 +7,10 @@
     ├── Refused                   the object cannot be taken as it is
     │   ├── Unreadable            C000  the bytes are no DICOM data set
     │   ├── InvalidUID            0117  a UID breaks PS3.5 9.1
-    │   └── Mismatch              A900  command and data set name different objects
+    │   ├── Mismatch              A900  command, file meta or URL and data set name different objects
+    │   └── SyntaxNotOffered      C122  a transfer syntax we do not take (STOW-RS; C-STORE never gets there)
     ├── OutOfResources            A700  disk full, ledger unreachable: the sender tries again
+    │   └── TooLarge              A700  longer than HILUM_MAX_OBJECT_BYTES
     ├── Undecodable               the pixels cannot be turned into a film
     ├── LeaseLost                 somebody else owns this piece of work now
     └── DeliveryError             a destination did not take a report
@@ -17,8 +19,9 @@
         └── PermanentDelivery     park it and tell a person
             └── NotAccepted       the destination does not take this SOP class at all
 
-Each class carries its code, its DIMSE status (PS3.4 B.2.3, PS3.7 C), its HTTP status and whether a
-retry can help; nothing else in the code maps an error to a status.
+Each class carries its code, its DIMSE status (PS3.4 B.2.3, PS3.7 C; the same values are the failure reasons
+of PS3.18 I.2.2), its HTTP status and whether a retry can help; nothing else in the code maps an error to a
+status.
 """
 
 from typing import ClassVar
@@ -61,10 +64,17 @@ class InvalidUID(Refused):
 
 
 class Mismatch(Refused):
-    """The C-STORE command and its data set name different SOP classes or instances."""
+    """The data set is of another SOP class, instance or study than its sender named."""
 
     code = "mismatch"
     dimse_status = 0xA900
+
+
+class SyntaxNotOffered(Refused):
+    """The object is encoded in a transfer syntax that we do not take (PS3.18 table I.2-2)."""
+
+    code = "syntax-not-offered"
+    dimse_status = 0xC122
 
 
 class OutOfResources(HilumError):
@@ -74,6 +84,14 @@ class OutOfResources(HilumError):
     dimse_status = 0xA700
     http_status = 503
     retry_helps = True
+
+
+class TooLarge(OutOfResources):
+    """The object is longer than this site takes (HILUM_MAX_OBJECT_BYTES)."""
+
+    code = "too-large"
+    http_status = 413
+    retry_helps = False
 
 
 class Undecodable(HilumError):

@@ -10,11 +10,13 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 
-from service.core.errors import HilumError, OutOfResources
+from service.core.errors import HilumError, OutOfResources, TooLarge
+from service.core.settings import Settings
+from service.core.spool import Spool
 
 
 class IncomingFile:
-    """The file of one C-STORE; it never raises, because the sender is owed a status after the last byte.
+    """The file of one object; it never raises, because the sender is owed a status after the last byte.
 
     What goes wrong is kept in `fault`: the bytes written so far are removed at once and the rest is dropped
     as it comes. The methods are those that pynetdicom calls on its own temporary file.
@@ -55,7 +57,7 @@ class IncomingFile:
         if self.fault is None:
             self._left -= len(content)
             if self._left < 0:
-                self.refuse(OutOfResources("the object is larger than HILUM_MAX_OBJECT_BYTES"))
+                self.refuse(TooLarge("the object is larger than HILUM_MAX_OBJECT_BYTES"))
             else:
                 try:
                     rest = memoryview(content)
@@ -86,6 +88,31 @@ class IncomingFile:
 
     def _fail(self, error: OSError) -> None:
         self.refuse(OutOfResources(f"the object cannot be written ({error.strerror})"))
+
+
+class IncomingPart10(IncomingFile):
+    """The file of one object that comes as a whole Part 10 file.
+
+    Its preamble is zeroed: PS3.10 7.1 lets it hold anything, so that the same file could be a program too
+    (CVE-2019-11687). It is no part of the data set.
+    """
+
+    _preamble = 128
+
+    def write(self, content: bytes) -> int:
+        """Append `content`, as zeros while the preamble lasts."""
+        zeroed = min(self._preamble, len(content))
+        if zeroed:
+            self._preamble -= zeroed
+            content = bytes(zeroed) + content[zeroed:]
+        return super().write(content)
+
+
+def full(spool: Spool, settings: Settings) -> OutOfResources | None:
+    """Return the fault of every object that comes now, None while there is room for it."""
+    if spool.free_bytes() < settings.min_free_bytes:
+        return OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
+    return None
 
 
 def remove_leftovers(folder: Path) -> int:

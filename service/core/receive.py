@@ -20,6 +20,7 @@ from service.core.eligibility import Eligibility, Verdict, assess, says_chest
 from service.core.errors import Mismatch, OutOfResources
 from service.core.failpoints import failpoint
 from service.core.header import Header, read_header
+from service.core.incoming import full
 from service.core.ledger import Ledger, now, record_event
 from service.core.settings import Settings
 from service.core.spool import Spool, data_set_digest
@@ -46,7 +47,7 @@ class Outcome(StrEnum):
 class Arrival:
     """One object in ``incoming/`` and what its sender said of it, None where the door has no word for it.
 
-    A C-STORE names the SOP instance, STOW-RS at most the study.
+    C-STORE names the SOP instance in its command, STOW-RS in the file meta information and maybe the study.
     """
 
     path: Path
@@ -78,7 +79,8 @@ class Intake:
         try:
             header = read_header(arrival.path)
             _compare(header, arrival)
-            self._check_space()
+            if no_room := full(self._spool, self._settings):
+                raise no_room
             verdict = assess(header)
             digest, size = data_set_digest(arrival.path), arrival.path.stat().st_size
             failpoint("receive.arrived")
@@ -117,10 +119,6 @@ class Intake:
             self._spool.remove(relative)
         _log.info("receive.adopted", study_instance_uid=header.study_instance_uid, outcome=outcome)
         return outcome
-
-    def _check_space(self) -> None:
-        if self._spool.free_bytes() < self._settings.min_free_bytes:
-            raise OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
 
     def _record(
         self,
@@ -248,11 +246,11 @@ def sweep_incoming(spool: Spool, older_than_seconds: float) -> int:
 
 def _compare(header: Header, arrival: Arrival) -> None:
     if arrival.sop_class_uid not in (None, str(header.sop_class_uid)):
-        raise Mismatch("command and data set name different SOP classes")
+        raise Mismatch("the sender and the data set name different SOP classes")
     if arrival.sop_instance_uid not in (None, str(header.sop_instance_uid)):
-        raise Mismatch("command and data set name different SOP instances")
+        raise Mismatch("the sender and the data set name different SOP instances")
     if arrival.study_instance_uid not in (None, str(header.study_instance_uid)):
-        raise Mismatch("the request names another study than the data set")
+        raise Mismatch("the sender and the data set name different studies")
 
 
 def _subject_id(session: Session, study: Study, header: Header) -> int:

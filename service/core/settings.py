@@ -6,6 +6,7 @@ with every fault listed at once. What one line can't say stands in the TOML file
 
 import re
 import tomllib
+from base64 import b64encode
 from collections.abc import Collection
 from datetime import timedelta, tzinfo
 from pathlib import Path
@@ -32,6 +33,9 @@ AETitle = Annotated[
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_BEARER = re.compile(r"Bearer [A-Za-z0-9\-._~+/]+=*")  # RFC 6750 2.1
+_USER_AND_PASSWORD = re.compile(r"(?!Bearer )[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]*")
 _DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,4})(?P<unit>[mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _TOKEN = re.compile(r"(?P<name>[\w.-]+):(?P<role>viewer|clinician|administrator):(?P<sha256>[0-9a-f]{64})")
@@ -46,12 +50,14 @@ def _duration(value: object) -> timedelta:
 
 
 class Destination(BaseModel):
-    """Where reports go: one storage SCP.
+    """Where reports go: one storage SCP, or one STOW-RS server.
 
     Attributes
     ----------
     url
-        ``dicom://AET@host:port``.
+        ``dicom://AET@host:port``, or ``https://host/dicom-web``, below which ``/studies`` lies.
+    credentials_file
+        Of a STOW-RS server: a file with one line, ``user:password`` or ``Bearer TOKEN``.
     required
         Whether a study counts as delivered only with it.
     objects
@@ -83,14 +89,20 @@ class Destination(BaseModel):
     not_analysed: Literal["chest", "always", "never"] = "chest"
     expires_after: Annotated[timedelta, BeforeValidator(_duration)] | None = None
     confirm: Literal["commitment", "find", "qido", "none"] | None = None
+    credentials_file: Path | None = None
 
     @field_validator("url")
     @classmethod
-    def _is_dicom(cls, url: str) -> str:
-        if _scheme(url) != "dicom":
-            raise ValueError("a destination is dicom://AET@host:port")
-        parts = urlsplit(url)
-        if not (parts.username and parts.hostname and parts.port):
+    def _is_known(cls, url: str) -> str:
+        parts = urlsplit(url) if _scheme(url) else urlsplit("")
+        if parts.scheme in _DEFAULT_PORTS:
+            if parts.username is not None or parts.password is not None:
+                raise ValueError("user and password do not belong into a URL: put them into credentials_file")
+            if not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("a STOW-RS server is https://host/path, without ? and #")
+        elif parts.scheme != "dicom":
+            raise ValueError("a destination is dicom://AET@host:port or https://host/dicom-web")
+        elif not (parts.username and parts.hostname and parts.port):
             raise ValueError("AE title, host and port are all needed: dicom://AET@host:port")
         return url
 
@@ -112,10 +124,17 @@ class Destination(BaseModel):
                 f'not_analysed = "{self.not_analysed}" is a report in words: it needs "sr", "text" or "pdf" '
                 "among objects"
             )
-        if self.confirm == "qido" if self.is_dicom else self.confirm in ("commitment", "find"):
+        if self.confirm in (("commitment", "find") if self.is_dicomweb else ("qido",)):
             faults.append(f'confirm = "{self.confirm}" is not asked of {_scheme(self.url)}:// destinations')
         if self.sr_form == "none" and not set(self.objects) - {"sr", "rejection"}:
             faults.append("it gets nothing at all: name objects, or take the destination out")
+        if self.credentials_file is not None:
+            try:
+                self.authorization()
+            except ValueError as fault:
+                faults.append(str(fault))
+            if not self.is_dicomweb:
+                faults.append("credentials_file is for https://…: C-STORE has no credentials")
         if faults:
             raise ValueError("; ".join(f"destination {self.name}: {fault}" for fault in faults))
         return self
@@ -159,9 +178,32 @@ class Destination(BaseModel):
         return self.reads and (self.not_analysed == "always" or (self.not_analysed == "chest" and says_chest))
 
     @property
-    def is_dicom(self) -> bool:
-        """Whether it speaks DIMSE."""
-        return _scheme(self.url) == "dicom"
+    def is_dicomweb(self) -> bool:
+        """Whether it is reached by STOW-RS, not by C-STORE."""
+        return urlsplit(self.url).scheme in _DEFAULT_PORTS
+
+    def authorization(self) -> str | None:
+        """Return the value of the Authorization header, read anew so that changed credentials count.
+
+        Raises
+        ------
+        ValueError
+            When the file can't be read or holds something else; the message repeats none of it.
+        """
+        if self.credentials_file is None:
+            return None
+        try:
+            line = self.credentials_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as fault:
+            why = getattr(fault, "strerror", None) or "no text"
+            raise ValueError(f"credentials_file {self.credentials_file} can't be read ({why})") from None
+        if _BEARER.fullmatch(line):
+            return line
+        if _USER_AND_PASSWORD.fullmatch(line):
+            return f"Basic {b64encode(line.encode()).decode()}"
+        raise ValueError(
+            f"credentials_file {self.credentials_file} must hold one line, user:password or Bearer TOKEN"
+        )
 
     @property
     def ae_title(self) -> str:
@@ -173,7 +215,8 @@ class Destination(BaseModel):
 
     @property
     def port(self) -> int:
-        return urlsplit(self.url).port or 0
+        parts = urlsplit(self.url)
+        return parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
 class Token(BaseModel):
@@ -203,7 +246,9 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="Address the API binds")
     http_port: Port = Field(8080, description="Port of the API")
     destinations: Annotated[tuple[Destination, ...], NoDecode] = Field(
-        (), description="Comma list of `NAME=dicom://AET@host:port`; the name may be left out"
+        (),
+        description="Comma list of `NAME=dicom://AET@host:port` or `NAME=https://host/dicom-web` (STOW-RS); "
+        "the name may be left out",
     )
     calling_ae_titles: Annotated[tuple[AETitle, ...], NoDecode] = Field(
         (), description="Comma list of AE titles that may send; empty admits any, with a warning"
@@ -228,7 +273,9 @@ class Settings(BaseSettings):
     )
     weights: Path | None = Field(None, description="A `.safetensors` file; empty: the weights that ship")
     min_free_bytes: int = Field(
-        1_000_000_000, ge=0, description="Free space of the data folder under which C-STORE answers A700"
+        1_000_000_000,
+        ge=0,
+        description="Free space of the data folder under which C-STORE answers A700, STOW-RS 503",
     )
     # Three descriptors each: below the 1,024 that select takes.
     max_associations: int = Field(
@@ -243,7 +290,12 @@ class Settings(BaseSettings):
         25, ge=0, description="Of them of one calling AE title; 0: no limit"
     )
     max_object_bytes: int = Field(
-        1_000_000_000, ge=1, description="Longest data set taken; C-STORE answers A700 to a longer one"
+        1_000_000_000,
+        ge=1,
+        description="Longest object taken; C-STORE answers A700 to a longer one, STOW-RS 413",
+    )
+    max_uploads: int = Field(
+        20, ge=1, le=200, description="STOW-RS requests at a time; one more is answered 503 for now"
     )
 
     @field_validator("config", "broker_url", "database_url", "timezone", "weights", mode="before")
@@ -259,8 +311,8 @@ class Settings(BaseSettings):
         found = []
         for item in _items(value):
             name, separator, url = item.partition("=")
-            if not separator:
-                name, url = (urlsplit(item).username or "") if "://" in item else "", item
+            if not separator or "://" in name:
+                name, url = _default_name(item), item
             found.append({"name": name, "url": url})
         return found
 
@@ -393,6 +445,14 @@ def _scheme(url: str) -> str | None:
     except ValueError:
         return None
     return parts.scheme
+
+
+def _default_name(url: str) -> str:
+    """Return the AE title of a storage SCP, the host of a STOW-RS server."""
+    if _scheme(url) is None:
+        return ""
+    parts = urlsplit(url)
+    return (parts.hostname if parts.scheme in _DEFAULT_PORTS else parts.username) or ""
 
 
 def _items(value: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from struct import Struct, error
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
-from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian
 
 from service.core.errors import Unreadable
 
@@ -36,7 +36,8 @@ def check_shape(path: Path, transfer_syntax_uid: UID | None, start: int, wanted:
     Parameters
     ----------
     transfer_syntax_uid
-        None when the file says none: explicit or implicit VR is told by its first bytes, as pydicom does.
+        None when the file says none. It tells the byte order alone: whether VRs are explicit is told by the
+        first bytes, as pydicom does.
     wanted
         Tags whose values will be read.
 
@@ -47,9 +48,7 @@ def check_shape(path: Path, transfer_syntax_uid: UID | None, start: int, wanted:
     """
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
-        implicit = transfer_syntax_uid == ImplicitVRLittleEndian or (
-            transfer_syntax_uid is None and not b"AA" <= content[start + 4 : start + 6] <= b"ZZ"
-        )
+        implicit = not all(0x41 <= letter <= 0x5A for letter in content[start + 4 : start + 6])
         _Walk(content, order, wanted).over(start, implicit)
 
 

@@ -15,8 +15,8 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
 from service.core.confirmation import take_commitment
-from service.core.errors import HilumError, Mismatch, OutOfResources, Unreadable
-from service.core.incoming import IncomingFile, remove_leftovers
+from service.core.errors import HilumError, Mismatch, Unreadable
+from service.core.incoming import IncomingFile, full, remove_leftovers
 from service.core.ledger import Ledger
 from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
@@ -49,7 +49,7 @@ class Listener:
         self._ae.supported_contexts = [verification_context(), *self._storage]
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = list(settings.calling_ae_titles)
-        self._answering = {item.ae_title for item in settings.destinations if item.is_dicom}
+        self._answering = {item.ae_title for item in settings.destinations if not item.is_dicomweb}
         if settings.calling_ae_titles:
             # They may answer; what else they may, `_contexts` says.
             self._ae.require_calling_aet += sorted(self._answering)
@@ -123,10 +123,8 @@ class Listener:
             return HilumError.dimse_status, None
 
     def _new_file(self) -> IncomingFile:
-        full = None
-        if self._spool.free_bytes() < self._settings.min_free_bytes:
-            full = OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
-        return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, full)
+        fault = full(self._spool, self._settings)
+        return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, fault)
 
     def _on_store(self, event: Event) -> int:
         try:

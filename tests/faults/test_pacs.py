@@ -481,6 +481,47 @@ def test_a_destination_that_is_not_to_be_asked_is_not(sites: Callable[..., Conte
     assert study(context).state == StudyState.DELIVERED
 
 
+def test_orthanc_over_dicomweb_confirms_by_query(sites: Callable[..., Context], orthanc: Orthanc) -> None:
+    context = sites(orthanc.dicomweb_url)
+    reported(context, count=2)
+    deliver.run(context)
+    assert study(context).state == StudyState.CONFIRMED
+    assert "found by query" in _details(context, "confirmed")
+    assert len(orthanc.stored()) == 2
+
+
+def test_what_orthanc_lost_over_dicomweb_is_sent_again(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch, orthanc: Orthanc
+) -> None:
+    context = sites(orthanc.dicomweb_url)
+    reported(context)
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "run", lambda _: None)
+        deliver.run(context)
+    orthanc.lose(orthanc.stored()[0])
+    for _ in range(3):
+        deliver.run(context)
+        later(context, minutes=61)
+    assert study(context).state == StudyState.CONFIRMED
+    assert rows(context)[0].losses == 1
+
+
+def test_orthanc_over_dicomweb_that_was_away_is_waited_for(
+    sites: Callable[..., Context], orthanc: Orthanc
+) -> None:
+    context = sites(orthanc.dicomweb_url)
+    reported(context, count=3)
+    orthanc.kill()
+    for _ in range(2):
+        deliver.run(context)
+        later(context, minutes=6)
+    assert {row.state for row in rows(context)} == {"pending"}
+    orthanc.restart()
+    deliver.run(context)
+    assert study(context).state == StudyState.CONFIRMED
+    assert len(orthanc.stored()) == 3
+
+
 # --- whose study it is --------------------------------------------------------------------------------------
 
 
@@ -494,18 +535,24 @@ def _analysed(context: Context, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.fault(19)
 @pytest.mark.parametrize(
-    ("encoding", "name"),
+    ("encoding", "name", "way"),
     [
-        ("Utf8", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        ("Utf8", "Yamada^Tarou=山田^太郎=やまだ^たろう", "destination"),
         # What its answers lose is no news of the patient.
-        ("Latin1", "Test^0"),
+        ("Latin1", "Test^0", "destination"),
+        ("Utf8", "Yamada^Tarou=山田^太郎=やまだ^たろう", "dicomweb_url"),
     ],
 )
 def test_a_report_of_a_merged_patient_is_built_anew_before_it_is_sent(
-    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str, name: str
+    sites: Callable[..., Context],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    encoding: str,
+    name: str,
+    way: str,
 ) -> None:
     with Orthanc(DicomAlwaysAllowFind=True, DefaultEncoding=encoding) as orthanc:
-        context = sites(orthanc.destination, population="flag", study_quiet_seconds=0)
+        context = sites(getattr(orthanc, way), population="flag", study_quiet_seconds=0)
         film = _analysed(context, monkeypatch)
         merged = pipeline.film(
             PatientID="NEW-2",

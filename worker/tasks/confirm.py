@@ -89,7 +89,7 @@ def _ask(context: Context, name: str) -> None:
 
 
 def _ask_each(context: Context, destination: Destination, leases: list[Lease]) -> None:
-    if not destination.is_dicom:
+    if destination.is_dicomweb:
         with connect(context, destination, ()) as web:
             for lease in leases:
                 _look(context, destination, lease, web)

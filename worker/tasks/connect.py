@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from service.core.settings import Destination
 from worker.context import Context
+from worker.dicomweb import DICOMwebPeer
 from worker.peer import Peer, Sendable
 from worker.scu import DimsePeer
 
@@ -18,4 +19,6 @@ def connect(context: Context, destination: Destination, objects: Iterable[Sendab
     NotAccepted
         When it takes none of these objects.
     """
+    if destination.is_dicomweb:
+        return DICOMwebPeer(destination)
     return DimsePeer(destination, context.settings.ae_title, objects)

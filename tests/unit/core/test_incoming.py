@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import OutOfResources
-from service.core.incoming import IncomingFile, remove_leftovers
+from service.core.incoming import IncomingFile, IncomingPart10, remove_leftovers
 
 
 def test_what_is_written_is_there_and_only_we_may_read_it(tmp_path: Path) -> None:
@@ -27,6 +27,16 @@ def test_a_byte_too_many_removes_the_file_and_the_rest_is_dropped(tmp_path: Path
     assert not list(tmp_path.iterdir())
     assert file.write(bytes(10)) == 10
     file.close()
+
+
+@pytest.mark.parametrize("size", [1, 100, 128, 129, 1000])
+def test_a_preamble_is_zeroed_however_it_comes(tmp_path: Path, size: int) -> None:
+    content = b"MZ" * 64 + b"DICM" + b"rest" * 50
+    file = IncomingPart10(tmp_path, 1000)
+    for at in range(0, len(content), size):
+        assert file.write(content[at : at + size]) == len(content[at : at + size])
+    file.close()
+    assert file.path.read_bytes() == bytes(128) + content[128:]
 
 
 @pytest.mark.parametrize("call", ["open", "write"])

@@ -27,6 +27,68 @@ def test_destinations_are_read_with_and_without_a_name(monkeypatch: pytest.Monke
     assert second.name == "OTHER"
 
 
+def test_a_stow_rs_server_is_a_destination_named_by_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "HILUM_DESTINATIONS", "https://vna.local/dicom-web,A=http://h:8042/dicom-web,https://b/x=y/"
+    )
+    first, second, third = load().destinations
+    assert (first.name, first.host, first.port, first.is_dicomweb) == ("vna.local", "vna.local", 443, True)
+    assert (second.name, second.port, third.name) == ("A", 8042, "b")
+    assert not pacs().is_dicomweb
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("https://user:secret@h/dicom-web", "credentials_file"),
+        ("https://secret@h/dicom-web", "credentials_file"),
+        ("https:///dicom-web", "https://host/path"),
+        ("https://h/dicom-web?key=secret", "without ? and #"),
+        ("https://h:99999/dicom-web", "dicom://AET@host:port or https://host/dicom-web"),
+        ("ftp://h/dicom-web", "dicom://AET@host:port or https://host/dicom-web"),
+        ("dicom://h:104", "AE title, host and port"),
+    ],
+)
+def test_a_url_that_is_no_destination_stops_the_start_and_is_not_repeated(url: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError) as stopped:
+        load(destinations=f"A={url}")
+    assert fault in str(stopped.value)
+    assert "secret" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "header"),
+    [("user:pass:word\n", "Basic dXNlcjpwYXNzOndvcmQ="), ("Bearer abc.def", "Bearer abc.def")],
+)
+def test_credentials_are_read_from_their_file_each_time(tmp_path: Path, written: str, header: str) -> None:
+    file = tmp_path / "credentials"
+    file.write_text("first:one")
+    made = pacs(url="https://h/dicom-web", credentials_file=str(file))
+    file.write_text(written)
+    assert made.authorization() == header
+    assert pacs(url="https://h/dicom-web").authorization() is None
+
+
+@pytest.mark.parametrize(
+    "written", [None, b"", b"secret", b"Bearer secret word", b"a:secret\nb:secret", b"\xff:"]
+)
+def test_credentials_that_are_none_stop_the_start_and_are_not_repeated(
+    tmp_path: Path, written: bytes | None
+) -> None:
+    file = tmp_path / "credentials"
+    if written is not None:
+        file.write_bytes(written)
+    with pytest.raises(ConfigurationError, match="credentials_file") as stopped:
+        pacs(url="https://h/dicom-web", credentials_file=str(file))
+    assert "secret" not in str(stopped.value)
+
+
+def test_a_storage_scp_has_no_credentials(tmp_path: Path) -> None:
+    (tmp_path / "credentials").write_text("user:password")
+    with pytest.raises(ConfigurationError, match="C-STORE has no credentials"):
+        pacs(credentials_file=str(tmp_path / "credentials"))
+
+
 def test_every_fault_is_listed_with_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HILUM_DIMSE_PORT", "99999")
     monkeypatch.setenv("HILUM_TIMEZONE", "Mars/Olympus")

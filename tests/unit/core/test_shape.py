@@ -111,3 +111,12 @@ def test_real_objects_pass(name: str) -> None:
     path = get_testdata_file(name, download=False)
     assert path is not None
     _check_before_reading(Path(str(path)))
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, None])
+def test_a_transfer_syntax_that_is_not_true_hides_nothing(tmp_path: Path, syntax: UID | None) -> None:
+    with pytest.raises(Unreadable, match="nest deeper"):
+        check(tmp_path, nested(100, b"SQ", undefined=False), syntax)
+    implicit = struct.pack("<HHL", 0x0071, 0x1010, 0xFFFFFFFF) + _ITEM + _UNDEFINED
+    with pytest.raises(Unreadable, match="nest deeper"):
+        check(tmp_path, implicit * 100, syntax)

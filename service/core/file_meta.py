@@ -1,0 +1,97 @@
+"""The file meta information of a file that somebody else wrote (PS3.10 7.1).
+
+Read strictly and without a parser that follows it anywhere: where the data set begins, and how it is encoded,
+decides what its digest covers and what is looked at before it is parsed. A file whose meta information is
+wrong is refused, because a wrong length would let two different data sets count as the same one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct, error
+
+from pydicom.uid import UID
+
+from service.core.errors import SyntaxNotOffered, Unreadable
+from service.core.identifiers import checked_uid
+from service.core.syntaxes import OFFERED
+
+MAX_BYTES = 64 * 1024
+"""Of the group; without private information it has a few hundred."""
+_PREAMBLE = 128
+_GROUP_LENGTH, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x0000, 0x0002, 0x0003, 0x0010
+_LONG_VRS = {b"OB", b"UN", b"UT"}
+_SHORT, _LONG, _TAG = Struct("<H"), Struct("<L"), Struct("<HH")
+
+
+@dataclass(frozen=True)
+class FileMeta:
+    """What a file says of its data set."""
+
+    sop_class_uid: UID
+    sop_instance_uid: UID
+    transfer_syntax_uid: UID
+
+
+def read_file_meta(path: Path) -> FileMeta:
+    """Read the file meta information of the file at `path`.
+
+    Raises
+    ------
+    Unreadable
+        When the file is none of Part 10, or its meta information is not what PS3.10 7.1 asks for.
+    InvalidUID
+        When one of its UIDs is malformed.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_PREAMBLE + 4 + 12)
+        if head[_PREAMBLE : _PREAMBLE + 4] != b"DICM":
+            raise Unreadable("no DICOM file: DICM is not at byte 128 (PS3.10 7.1)")
+        if head[_PREAMBLE + 4 : -4] != b"\x02\x00\x00\x00UL\x04\x00":
+            raise Unreadable("the file meta information does not begin with its group length (PS3.10 7.1)")
+        (length,) = _LONG.unpack(head[-4:])
+        if length > MAX_BYTES:
+            raise Unreadable(f"the file meta information is longer than {MAX_BYTES} bytes")
+        group, following = stream.read(length), stream.read(2)
+    if len(group) < length or following == b"\x02\x00":
+        raise Unreadable("the file meta information is not as long as it says")
+    return _named(dict(_elements(group)))
+
+
+def check_offered(transfer_syntax_uid: UID) -> None:
+    """Raise `SyntaxNotOffered` for a transfer syntax that the listener would not accept."""
+    if transfer_syntax_uid not in OFFERED:
+        name = transfer_syntax_uid.name if transfer_syntax_uid.is_transfer_syntax else "an unknown syntax"
+        raise SyntaxNotOffered(f"the transfer syntax is not taken ({name}): send it in another one")
+
+
+def _elements(group: bytes) -> list[tuple[int, bytes]]:
+    """Return element numbers and values of group 0002, which is flat and in Explicit VR Little Endian."""
+    found, position = [], 0
+    try:
+        while position < len(group):
+            number, element = _TAG.unpack_from(group, position)
+            long = group[position + 4 : position + 6] in _LONG_VRS
+            (length,) = (
+                _LONG.unpack_from(group, position + 8) if long else _SHORT.unpack_from(group, position + 6)
+            )
+            begin = position + (12 if long else 8)
+            position = begin + length
+            if number != 0x0002 or position > len(group):
+                raise Unreadable("the file meta information is not as long as it says")
+            found.append((element, group[begin:position]))
+    except error:
+        raise Unreadable("the file meta information is not as long as it says") from None
+    return found
+
+
+def _named(values: dict[int, bytes]) -> FileMeta:
+    def uid(element: int, keyword: str) -> UID:
+        if not values.get(element):
+            raise Unreadable(f"the file meta information has no {keyword} (PS3.10 7.1)")
+        return checked_uid(values[element].decode("latin-1").rstrip("\0 "), keyword)
+
+    return FileMeta(
+        uid(_SOP_CLASS_UID, "MediaStorageSOPClassUID"),
+        uid(_SOP_INSTANCE_UID, "MediaStorageSOPInstanceUID"),
+        uid(_TRANSFER_SYNTAX_UID, "TransferSyntaxUID"),
+    )
