@@ -22,6 +22,9 @@ retry can help; nothing else in the code maps an error to a status.
 
 from typing import ClassVar
 
+CONFIGURATION_EXIT_CODE = 2
+"""Of a process that can't start as it is configured: to start it again helps nobody."""
+
 
 class HilumError(Exception):
     """Root of the tree; the message is written for the person who reads it."""
