@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import psycopg
 
-ANSWER_SECONDS = 25.0
+ANSWER_SECONDS = 20.0
 OPTIONS = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "tcp_user_timeout": 20_000,
-    "options": "-c lock_timeout=15s -c statement_timeout=20s -c idle_in_transaction_session_timeout=60s",
+    "options": "-c lock_timeout=12s -c statement_timeout=15s -c idle_in_transaction_session_timeout=60s",
 }
 """Shorter than `ANSWER_SECONDS`: who is there says itself what took too long."""
 
