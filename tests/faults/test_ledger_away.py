@@ -71,25 +71,26 @@ def test_a_locked_ledger_is_out_of_resources_in_time_and_everything_goes_on(
 def test_a_stopped_postgresql_is_out_of_resources_in_time_and_everything_goes_on(
     postgresql_server: PostgreSQL, postgresql: str, broker: Redis, tmp_path: Path
 ) -> None:
-    broker.client.flushall()
-    with Gateway(database_url=postgresql, broker_url=f"{broker.url[:-1]}1", min_free_bytes=0) as gateway:
-        with closing(ledger_of(gateway)) as ledger:
-            victim = Victim(gateway, ledger, tmp_path)
-            before, during = small_film("before stop"), small_film("during stop")
-            victim.push(before)
-            assert postgresql_server.process is not None
-            server = psutil.Process(postgresql_server.process.pid)
-            processes = [server, *server.children(recursive=True)]
-            try:
-                for process in processes:
-                    process.suspend()
-                status, took = stored(gateway, during, tmp_path)
-            finally:
-                resume(processes)
-            assert status == 0xA700
-            assert took < _LONGEST_SECONDS
-            print(f"answered A700 after {took:.1f} s")
-            status, _ = stored(gateway, during, tmp_path)
-            assert status == 0x0000
-            for film in (before, during):
-                victim.wait_for_one_result(film)
+    with (
+        Gateway(database_url=postgresql, broker_url=f"{broker.url[:-1]}1", min_free_bytes=0) as gateway,
+        closing(ledger_of(gateway)) as ledger,
+    ):
+        victim = Victim(gateway, ledger, tmp_path)
+        before, during = small_film("before stop"), small_film("during stop")
+        victim.push(before)
+        assert postgresql_server.process is not None
+        server = psutil.Process(postgresql_server.process.pid)
+        processes = [server, *server.children(recursive=True)]
+        try:
+            for process in processes:
+                process.suspend()
+            status, took = stored(gateway, during, tmp_path)
+        finally:
+            resume(processes)
+        assert status == 0xA700
+        assert took < _LONGEST_SECONDS
+        print(f"answered A700 after {took:.1f} s")
+        status, _ = stored(gateway, during, tmp_path)
+        assert status == 0x0000
+        for film in (before, during):
+            victim.wait_for_one_result(film)
