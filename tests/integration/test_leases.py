@@ -60,10 +60,8 @@ def test_a_long_backlog_does_not_put_off_what_failed_once(context: Context) -> N
 
 def test_what_a_dead_process_of_this_worker_held_comes_back_at_once(context: Context) -> None:
     mine, dead, elsewhere, finished, _ = claim(context.ledger, DECODE, 5)
-    ended = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    gone = owner().replace(f":{os.getpid()}", f":{ended.stdout.strip()}")
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        gone = owner().replace(f":{os.getpid()}", f":{ended.pid}")
     set_row(context.ledger, dead.row_id, lease_owner=gone)
     set_row(context.ledger, elsewhere.row_id, lease_owner=gone.replace(leases._FAMILY, "another"))
     set_row(context.ledger, finished.row_id, lease_owner=gone, state="decoded")

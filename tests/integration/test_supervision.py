@@ -91,7 +91,8 @@ from service.commands.supervise import Child, Supervisor
 from service.core.errors import ConfigurationError
 supervisor = Supervisor()
 supervisor.add(Child("sound", [sys.executable, "-c", "import time; time.sleep(600)"], stop_seconds=5))
-supervisor.add(Child("mistaken", [sys.executable, "-c", "import sys; sys.exit(int(sys.argv[1]))", sys.argv[1]]))
+ends = "import sys; sys.exit(int(sys.argv[1]))"
+supervisor.add(Child("mistaken", [sys.executable, "-c", ends, sys.argv[1]]))
 try:
     supervisor.run()
 except ConfigurationError as fault:

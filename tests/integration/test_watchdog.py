@@ -42,9 +42,7 @@ def watchdog(context: Context, server: Redis, family: str = leases._FAMILY, **op
     return Watchdog(context.ledger, server.url, {"decode": family}, **options)  # type: ignore[arg-type]
 
 
-def test_a_pool_that_takes_nothing_while_work_and_hints_wait_is_found(
-    context: Context, server: Redis
-) -> None:
+def test_a_pool_that_takes_nothing_while_work_waits_is_found(context: Context, server: Redis) -> None:
     dog = watchdog(context, server, silent_seconds=0.2)
     assert not dog.look()
     why = eventually(dog.look, 5, "the pool found")["decode"]

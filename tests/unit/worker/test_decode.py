@@ -525,6 +525,7 @@ def test_a_syntax_that_is_not_offered_is_refused_by_name(syntax: UID, tmp_path: 
     assert refusal(saved(dataset, tmp_path)) == f"transfer syntax {syntax.name} is not supported"
 
 
+@pytest.mark.fault(34)
 def test_a_deflated_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
     dataset = film_dataset(np.zeros((6000, 6000), np.uint16))
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -541,6 +542,7 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> Non
     assert peak < 1_000_000
 
 
+@pytest.mark.fault(36)
 def test_a_thousand_nested_sequences_do_not_hang(tmp_path: Path) -> None:
     path = film_file(tmp_path, ramp(12))
     level = struct.pack("<HH2sHI", 0x0009, 0x1010, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
@@ -567,6 +569,7 @@ def test_compressed_and_uncompressed_pixel_data_are_not_taken_for_each_other(tmp
     assert "uncompressed pixel data under a compressed" in refusal(tmp_path / "native.dcm")
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize(
     ("syntax", "frame", "reason"),
     [
