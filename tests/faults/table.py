@@ -56,8 +56,8 @@ ROWS = {
 ELSEWHERE = {2, 17, 18, 19, 20, 21}
 _HEAD = """# Which test causes which fault
 
-Each test of a fault is marked `@pytest.mark.fault(row)`; `pytest -m fault` runs them all. The faults are real:
-Redis, Celery workers, PostgreSQL, Orthanc and dcmtk as they are installed, signals, mounts, injected errors.
+Each test of a fault is marked `@pytest.mark.fault(row)`; `pytest -m fault` runs them all. The faults are
+real: Redis, Celery workers, PostgreSQL, Orthanc and dcmtk as installed, signals, mounts, injected errors.
 What needs root or a tool says so, is skipped where that is missing, and in CI counts as failed when skipped.
 The table is written by `python -m tests.faults.table`.
 
