@@ -22,6 +22,7 @@ from service.core.settings import Settings
 from worker.context import Context
 
 _GIB = 1 << 30
+_START_SECONDS = 60.0
 _log = structlog.get_logger()
 
 
@@ -71,7 +72,12 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         start_beating(context().ledger, queue)
 
     app = celery_app(broker_url)
-    app.conf.update(task_time_limit=pool.seconds, worker_max_tasks_per_child=1000)
+    app.conf.update(
+        task_time_limit=pool.seconds,
+        worker_max_tasks_per_child=1000,
+        # A child waits for a locked ledger at its start; after the default of 4 s it would be killed there.
+        worker_proc_alive_timeout=_START_SECONDS,
+    )
 
     @app.task(name=f"hilum.{queue}")  # type: ignore[untyped-decorator]
     def run(row_id: int) -> None:

@@ -10,11 +10,13 @@ import httpx
 import psutil
 import pytest
 from pydicom import Dataset
+from sqlalchemy import select
 
+from service.core.tables import Heartbeat
 from tests import factories
 from tests.faults import peers
 from tests.faults.peers import Peer
-from tests.faults.victim import PATIENCE, Victim, ledger_of, resume, small_film
+from tests.faults.victim import PATIENCE, Victim, kill, ledger_of, resume, small_film
 from tests.servers import Gateway, PostgreSQL, Redis, eventually
 
 pytestmark = pytest.mark.e2e
@@ -65,6 +67,30 @@ def test_a_locked_ledger_is_out_of_resources_in_time_and_everything_goes_on(
         victim.wait_for_one_result(film)
     ready = f"{victim.gateway.http_url}/readyz"
     eventually(lambda: httpx.get(ready).status_code == 200, PATIENCE, "every role back")
+
+
+@pytest.mark.fault(16)
+def test_a_pool_child_that_starts_while_the_ledger_is_locked_works_and_is_heard_of(victim: Victim) -> None:
+    parent, *children = victim.pools("decode")
+    said = victim.gateway.log().count("pool.started_without_ledger")
+    with locked(victim):
+        kill(children[0])
+        eventually(
+            lambda: victim.gateway.log().count("pool.started_without_ledger") > said,
+            40,
+            "the new child goes on without the ledger",
+        )
+    film = small_film("started in the dark")
+    victim.push(film)
+    victim.wait_for_one_result(film)
+    (young,) = [child for child in parent.children() if child not in children]
+
+    def heard_of() -> bool:
+        with victim.ledger.read() as session:
+            beats = session.scalars(select(Heartbeat.process).where(Heartbeat.role == "decode"))
+            return any(process.endswith(f":{young.pid}") for process in beats)
+
+    eventually(heard_of, 20, "a sign of life of the new child")
 
 
 @pytest.mark.fault(16)
