@@ -13,13 +13,17 @@ from importlib import import_module
 
 import structlog
 from celery import signals
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.core.enqueue import celery_app
 from service.core.heartbeat import start_beating
+from service.core.leases import STAGES, free_left_behind
 from service.core.settings import Settings
 from worker.context import Context
 
 _GIB = 1 << 30
+_START_SECONDS = 60.0
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
     """Work on one queue until SIGTERM; running work is finished or comes back by its lease."""
     pool = pools()[queue]
     stage = import_module(f"worker.tasks.{queue}")
-    check: Callable[[], None] | None = getattr(stage, "check", None)
+    check: Callable[[Settings], None] | None = getattr(stage, "check", None)
     if check is not None:
-        check()
+        check(settings)
     # Opened by the process that works, at its first use: SQLite's locks do not survive a fork.
     context = cache(lambda: Context.open(settings))
 
@@ -57,12 +61,23 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         if pool.address_space is not None:
             resource.setrlimit(resource.RLIMIT_AS, (pool.address_space, pool.address_space))
         warm_up: Callable[[Context], None] | None = getattr(stage, "warm_up", None)
-        if warm_up is not None:
-            warm_up(context())
+        try:
+            if warm_up is not None:
+                warm_up(context())
+            for leased in (item for item in STAGES if item.queue == queue):
+                free_left_behind(context().ledger, leased)
+        except SQLAlchemyError as fault:
+            # The first task does what was not done here; until then the signs of life say who is there.
+            _log.warning("pool.started_without_ledger", error=type(fault).__name__)
         start_beating(context().ledger, queue)
 
     app = celery_app(broker_url)
-    app.conf.update(task_time_limit=pool.seconds, worker_max_tasks_per_child=1000)
+    app.conf.update(
+        task_time_limit=pool.seconds,
+        worker_max_tasks_per_child=1000,
+        # A child waits for a locked ledger at its start; after the default of 4 s it would be killed there.
+        worker_proc_alive_timeout=_START_SECONDS,
+    )
 
     @app.task(name=f"hilum.{queue}")  # type: ignore[untyped-decorator]
     def run(row_id: int) -> None:

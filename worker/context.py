@@ -31,6 +31,20 @@ def discarding(spool: Spool, *paths: str | None) -> Iterator[None]:
         raise
 
 
+def read_weights(settings: Settings) -> WeightsInfo:
+    """Return what the weights say of themselves; reading it needs no torch.
+
+    Raises
+    ------
+    ConfigurationError
+        When they cannot be used.
+    """
+    try:
+        return read_info(settings.weights or default_weights())
+    except WeightsError as fault:
+        raise ConfigurationError(str(fault)) from None
+
+
 @dataclass
 class Context:
     """Settings, ledger, data folder and model of one process."""
@@ -48,11 +62,8 @@ class Context:
 
     @cached_property
     def weights(self) -> WeightsInfo:
-        """What the weights say of themselves; reading it needs no torch."""
-        try:
-            return read_info(self.settings.weights or default_weights())
-        except WeightsError as fault:
-            raise ConfigurationError(str(fault)) from None
+        """What the weights say of themselves."""
+        return read_weights(self.settings)
 
     @cached_property
     def model_id(self) -> int:

@@ -48,6 +48,7 @@ PLUGINS: dict[UID, str] = {
 
 _JPEG2000 = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 _START_OF_SCAN = 0xDA
+_MAX_SCANS = 64
 # SOF0 to SOF2, SOF3 and SOF55.
 _FRAME_MARKERS = {
     JPEGBaseline8Bit: (0xC0, 0xC1, 0xC2),
@@ -183,6 +184,10 @@ def _check_codestream(frame: bytes, syntax: UID, layout: Layout) -> None:
         )
     if not 1 < precision <= layout.allocated:
         raise Undecodable(f"{precision} bits in the codestream, {layout.allocated} allocated")
+    # In entropy-coded data 0xFF is followed by nothing above 0x7F but RSTn: these are scans. Each goes over
+    # the whole picture; ten suffice for a progressive film, and two thousand fit into 20 KB.
+    if syntax not in _JPEG2000 and frame.count(b"\xff\xda") > _MAX_SCANS:
+        raise Undecodable(f"more than {_MAX_SCANS} scans in the codestream")
     # Padded with zeros by the standard, with 0xFF by some.
     if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         raise Undecodable(f"the {syntax.name} pixel data is cut short")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from service.core import logs
-from service.core.errors import HilumError
+from service.core.errors import CONFIGURATION_EXIT_CODE, HilumError
 from service.core.settings import load
 
 app = typer.Typer(
@@ -20,8 +20,9 @@ app = typer.Typer(
 )
 # The model room has its own command line, which also runs where only torch is installed.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-# What these raise is about files, servers and weights, and says so in its first line.
-_EXPLAINED = {"sqlalchemy", "redis", "model"}
+# What these raise is about files, servers and weights, and says so in its first line. Weights are the site's
+# choice, like a setting (2); a file or a server may be there the next time (1).
+_EXIT_CODES = {"sqlalchemy": 1, "redis": 1, "model": CONFIGURATION_EXIT_CODE}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
@@ -72,18 +73,19 @@ def scheduler() -> None:
 @app.command()
 def worker(
     queue: Annotated[
-        str | None, typer.Option(help="decode, infer, report or deliver; without it all four are supervised.")
+        str | None, typer.Option(help="decode, infer, report or deliver; without it all four.")
     ] = None,
+    pool: Annotated[bool, typer.Option("--pool", hidden=True, help="The pool itself, unsupervised.")] = False,
 ) -> None:
-    """Run the workers."""
+    """Run the workers, and start again what dies or does not work."""
     from service.commands.roles import QUEUES, supervise_workers, work
 
-    if queue is None:
-        supervise_workers(load())
-    elif queue in QUEUES:
+    if queue not in (None, *QUEUES):
+        raise typer.BadParameter(f"{queue} is none of {', '.join(QUEUES)}")
+    if queue is not None and pool:
         work(load(), queue)
     else:
-        raise typer.BadParameter(f"{queue} is none of {', '.join(QUEUES)}")
+        supervise_workers(load(), QUEUES if queue is None else (queue,))
 
 
 @app.command()
@@ -196,12 +198,13 @@ def main() -> None:
     except HilumError as fault:
         for line in str(fault).splitlines():
             sys.stderr.write(f"hilum: {line}\n")
-        sys.exit(2)
+        sys.exit(CONFIGURATION_EXIT_CODE)
     except Exception as fault:
-        if not (isinstance(fault, OSError) or type(fault).__module__.split(".")[0] in _EXPLAINED):
+        origin = type(fault).__module__.split(".")[0]
+        if not (isinstance(fault, OSError) or origin in _EXIT_CODES):
             raise
         sys.stderr.write(f"hilum: {str(fault).splitlines()[0]}\n")
-        sys.exit(2)
+        sys.exit(_EXIT_CODES.get(origin, 1))
 
 
 if __name__ == "__main__":

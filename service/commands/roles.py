@@ -2,15 +2,19 @@
 
 import signal
 import threading
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from service.commands.supervise import Child, Supervisor, hilum_command
+from service.commands.watchdog import Watchdog
 from service.core import checks, logs
 from service.core.embedded import broker_url
 from service.core.heartbeat import start_beating
 from service.core.incoming import remove_leftovers
+from service.core.leases import FAMILY_VARIABLE
 from service.core.ledger import Ledger, check_migrated, migrate
 from service.core.settings import Settings
 from service.core.spool import Spool
@@ -81,15 +85,20 @@ def work(settings: Settings, queue: str) -> None:
     run_pool(settings, broker_url(settings), queue)
 
 
-def supervise_workers(settings: Settings) -> None:
-    """Run the four worker pools as children until SIGTERM, starting again what dies."""
+def supervise_workers(settings: Settings, queues: Sequence[str]) -> None:
+    """Run a worker pool for each queue until SIGTERM, starting again what dies or stops working."""
     logs.configure("worker")
     checks.require(settings)
     check_migrated(settings.sqlalchemy_url)
-    broker_url(settings)
+    broker = broker_url(settings)
     supervisor = Supervisor(together=True)
-    for queue in QUEUES:
-        supervisor.add(Child(queue, hilum_command("worker", "--queue", queue), _TORCH, stop_seconds=30.0))
+    families = {queue: uuid.uuid4().hex[:8] for queue in queues}
+    for queue, family in families.items():
+        command = hilum_command("worker", "--queue", queue, "--pool")
+        environment = {**_TORCH, FAMILY_VARIABLE: family}
+        supervisor.add(Child(queue, command, environment, stop_seconds=30.0))
+    watchdog = Watchdog(Ledger(settings.sqlalchemy_url), broker, families)
+    threading.Thread(target=watchdog.run, args=(supervisor.replace,), name="watchdog", daemon=True).start()
     supervisor.run()
 
 

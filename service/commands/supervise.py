@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from service.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError
 from service.core.leases import backoff_seconds
 
 _LONGEST_BACKOFF_SECONDS = 30.0
@@ -23,7 +24,10 @@ _log = structlog.get_logger()
 
 @dataclass
 class Child:
-    """One supervised command; `stop_seconds` is how long it may drain after SIGTERM."""
+    """One supervised command; `stop_seconds` is how long it may drain after SIGTERM.
+
+    `proven`: it has run for so long that it is configured rightly, whatever it ends with later.
+    """
 
     name: str
     command: Sequence[str]
@@ -33,6 +37,7 @@ class Child:
     started_at: float = 0.0
     deaths: int = 0
     start_at: float = 0.0
+    proven: bool = False
 
 
 class Supervisor:
@@ -52,13 +57,29 @@ class Supervisor:
         self._start(child)
 
     def run(self) -> None:
-        """Watch the children until SIGTERM or SIGINT, then stop them in reverse order."""
+        """Watch the children until SIGTERM or SIGINT, then stop them in reverse order.
+
+        Raises
+        ------
+        ConfigurationError
+            When a child can't start as it is configured; all others are stopped by then.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        while not self._stopping.wait(0.1):
-            for child in self._children:
-                self._watch(child)
-        self.stop()
+        try:
+            while not self._stopping.wait(0.1):
+                for child in self._children:
+                    self._watch(child)
+        finally:
+            self.stop()
+
+    def replace(self, name: str, why: str) -> None:
+        """Kill a child that lives and does not work, with all of its own children; `run` starts it again."""
+        for child in self._children:
+            if child.name == name and child.process is not None and child.process.poll() is None:
+                _log.error("supervisor.not_working", child=name, reason=why)
+                # A process that is stopped heeds nothing else.
+                os.killpg(child.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Send SIGTERM to each child, the newest first, and wait for it; kill it when it takes too long."""
@@ -87,7 +108,9 @@ class Supervisor:
         if code is None:
             return
         if time.monotonic() - child.started_at > _HEALTHY_SECONDS:
-            child.deaths = 0
+            child.deaths, child.proven = 0, True
+        if code == CONFIGURATION_EXIT_CODE and not child.proven:
+            raise ConfigurationError(f"{child.name} can't start: see its line above")
         delay = 0.0 if child.deaths == 0 else backoff_seconds(child.deaths, _LONGEST_BACKOFF_SECONDS)
         child.deaths += 1
         child.process, child.start_at = None, time.monotonic() + delay

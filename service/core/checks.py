@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import RedisError
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.core.circuits import away
@@ -17,11 +18,14 @@ from service.core.confirmation import unconfirmed
 from service.core.embedded import broker_url
 from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
-from service.core.ledger import Ledger, check_migrated
+from service.core.ledger import Ledger, check_migrated, now
 from service.core.refusals import refusals
 from service.core.settings import Settings
 from service.core.spool import Spool
 from service.core.states import Kind
+from service.core.tables import Heartbeat
+
+_CLOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     """Look at everything that the gateway leans on outside the worker, one check after the other."""
     yield data_folder(settings)
     yield _ledger(settings)
+    yield _clock(settings)
     yield _broker(settings)
     remembered = _remembered(settings)
     for destination in settings.destinations:
@@ -123,6 +128,22 @@ def _ledger(settings: Settings) -> Check:
         lambda: f"at revision {check_migrated(settings.sqlalchemy_url)}",
         "`hilum up` migrates it, or run `hilum migrate`; with PostgreSQL check HILUM_DATABASE_URL",
     )
+
+
+def _clock(settings: Settings) -> Check:
+    """Compare this clock with what every process of the gateway wrote last: leases and waits go by it."""
+    mend = "Let NTP set the clock of every host, then restart what ran with the wrong one"
+    try:
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
+            ahead = session.execute(
+                select(Heartbeat.process, Heartbeat.at).order_by(Heartbeat.at.desc()).limit(1)
+            ).first()
+    except (ConfigurationError, SQLAlchemyError):
+        return Check("clock", True, "not compared: the ledger cannot be read")
+    seconds = (ahead.at - now()).total_seconds() if ahead else 0.0
+    if ahead and seconds > _CLOCK_SECONDS:
+        return Check("clock", False, f"{seconds:.0f} s behind that of {ahead.process}", mend)
+    return Check("clock", True, "not behind that of any process")
 
 
 def _broker(settings: Settings) -> Check:

@@ -26,6 +26,9 @@ status.
 
 from typing import ClassVar
 
+CONFIGURATION_EXIT_CODE = 2
+"""Of a process that can't start as it is configured: to start it again helps nobody."""
+
 
 class HilumError(Exception):
     """Root of the tree; the message is written for the person who reads it."""

@@ -82,9 +82,10 @@ class IncomingFile:
         self.discard()
 
     def discard(self) -> None:
-        """Close and remove a file that nobody took over."""
+        """Close and remove a file that nobody took over; where nothing can be removed it is swept later."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def _fail(self, error: OSError) -> None:
         self.refuse(OutOfResources(f"the object cannot be written ({error.strerror})"))

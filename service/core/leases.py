@@ -9,12 +9,14 @@ import os
 import random
 import socket
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import structlog
 from sqlalchemy import ColumnElement, Select, exists, func, or_, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
@@ -41,6 +43,9 @@ _OF_THE_SITE = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
 }
 
+# Forked children share it; a supervisor gives one to all that it starts in each other's place.
+_FAMILY = uuid.uuid4().hex[:8]
+FAMILY_VARIABLE = "HILUM_FAMILY"
 _log = structlog.get_logger()
 
 
@@ -129,6 +134,36 @@ def claim(
             .execution_options(synchronize_session=False)
         )
         return [Lease(stage, *row) for row in sorted(claimed)]
+
+
+def claim_in_turn(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
+    """Lease a batch of work that has never failed, or alone, when its turn comes, work that has.
+
+    Work that kills its process must not use up the attempts of others, and must not wait for ever behind
+    what comes after it.
+    """
+    table = stage.table
+    fresh, failed = table.attempts == 0, table.attempts > 0
+    with ledger.read() as session:
+        attempts = session.scalars(
+            select(table.attempts).where(ready(stage), *where).order_by(table.ready_at, table.id).limit(1)
+        ).first()
+    if attempts:
+        return claim(ledger, stage, 1, *where, failed) or claim(ledger, stage, limit, *where, fresh)
+    return claim(ledger, stage, limit, *where, fresh) or claim(ledger, stage, 1, *where)
+
+
+def free_left_behind(ledger: Ledger, stage: Stage) -> int:
+    """Give back at once what dead processes of this worker hold, not only when their leases end.
+
+    Work of this host's other workers, and of other hosts, is left alone: nobody here knows whether they live.
+    """
+    with ledger.read() as session:
+        rows = held_by(session, stage, os.environ.get(FAMILY_VARIABLE, _FAMILY))
+    left = [lease for lease, holder in rows if not _alive(int(holder.rsplit(":", 1)[1]))]
+    for lease in left:
+        release(ledger, lease, "its process died", backoff_seconds(lease.attempts, 8))
+    return len(left)
 
 
 def held(session: Session, lease: Lease) -> tuple[Any, Study]:
@@ -251,6 +286,19 @@ def oldest_ready_seconds(session: Session, stage: Stage) -> float:
     return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
 
 
+def held_by(session: Session, stage: Stage, family: str) -> list[tuple[Lease, str]]:
+    """Return the leases of `stage` that one worker of this host holds at this moment, with their owners."""
+    table = stage.table
+    found = session.execute(
+        select(table.id, table.lease_token, table.attempts, table.lease_owner).where(
+            table.state == stage.waiting,
+            table.lease_until > now(),
+            table.lease_owner.startswith(family_prefix(family), autoescape=True),
+        )
+    )
+    return [(Lease(stage, *row), str(holder)) for *row, holder in found]
+
+
 def at_work(session: Session, stage: Stage) -> bool:
     """Return whether somebody works on anything of `stage` at this moment."""
     table = stage.table
@@ -266,4 +314,16 @@ def backoff_seconds(attempts: int, longest: float) -> float:
 
 def owner() -> str:
     """Return who this process is, for leases and heartbeats."""
-    return f"{socket.gethostname()[:100]}:{os.getpid()}"
+    return f"{family_prefix(os.environ.get(FAMILY_VARIABLE, _FAMILY))}{os.getpid()}"
+
+
+def family_prefix(family: str) -> str:
+    """Return what the owners of one worker have in common: its children's, and those of what replaces it."""
+    return f"{socket.gethostname()[:100]}:{family}:"
+
+
+def _alive(process_id: int) -> bool:
+    try:
+        return bool(psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

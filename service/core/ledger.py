@@ -6,10 +6,11 @@ inside one. `Ledger` is opened after a fork, never before.
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 from alembic import command
@@ -22,17 +23,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import Session
 
+from service.core import postgresql
 from service.core.errors import ConfigurationError
 from service.core.tables import Event, Installation, Model, Study
 
 _BUSY_SECONDS = 20
-# Nobody waits for the database without end: a listener must answer its sender (PS3.4 B.2.3, A700).
-_POSTGRESQL = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "tcp_user_timeout": 20_000,
-    "options": "-c lock_timeout=20s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
-}
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"}
 
 
@@ -76,22 +71,33 @@ class Ledger:
         self._engine.dispose()
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, bounded: bool = True) -> Engine:
     """Return an engine for `url` with the durability that custody needs.
 
-    SQLite: WAL, ``synchronous=FULL`` (a commit is on disk before C-STORE answers), a bounded wait for locks.
+    Nobody waits for it without end: a listener must answer its sender (PS3.4 B.2.3, A700). A migration alone
+    may take its time (`bounded`). SQLite: WAL, ``synchronous=FULL`` (a commit is on disk before C-STORE
+    answers).
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
+        engine = create_engine(
             parsed,
             pool_pre_ping=True,
             pool_size=8,
             max_overflow=24,
             pool_timeout=10,
             hide_parameters=True,
-            connect_args=_POSTGRESQL,
+            connect_args=postgresql.OPTIONS,
         )
+        if bounded:
+
+            @event.listens_for(engine, "do_connect")
+            def _connect(
+                _dialect: object, _record: object, arguments: Sequence[Any], options: dict[str, Any]
+            ) -> object:
+                return postgresql.BoundedConnection.connect(*arguments, **options)
+
+        return engine
     if parsed.database:
         _refuse_network_file_system(Path(parsed.database).parent)
     # Without pysqlite's own transaction handling every BEGIN is the one written below.
@@ -139,7 +145,7 @@ def migrate(url: str) -> str:
     The only thing that ever alters a table. Safe to run from several hosts at once and on a ledger that is
     already new.
     """
-    engine = open_engine(url)
+    engine = open_engine(url, bounded=False)
     config = _alembic_config()
     with _migration_lock(engine) as connection:
         config.attributes["connection"] = connection

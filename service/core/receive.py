@@ -5,6 +5,7 @@ outcome is an exception that carries its status.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -95,7 +96,8 @@ class Intake:
             # The kept file stays: the commit may have happened though its answer got lost.
             raise OutOfResources(f"the ledger cannot be written ({type(fault).__name__})") from fault
         finally:
-            arrival.path.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be removed it is swept later
+                arrival.path.unlink(missing_ok=True)
         if outcome is Outcome.DUPLICATE:
             self._spool.remove(kept)
         _log.info(

@@ -88,6 +88,7 @@ def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
     assert all(item["state"] == "delivered" for item in study["deliveries"])
 
 
+@pytest.mark.fault(22)
 def test_the_same_study_sent_twice_gives_one_report(running: Gateway, pacs: Orthanc, tmp_path: Path) -> None:
     film = factories.chest_film(2)
     push(running, tmp_path, film)
@@ -115,6 +116,7 @@ def test_a_late_second_image_gives_a_revision_that_names_its_predecessor(
     assert "Revision 2, replaces" in after.to_json()
 
 
+@pytest.mark.fault(23)
 def test_a_corrected_header_rebuilds_the_report_without_a_second_inference(
     running: Gateway, pacs: Orthanc, tmp_path: Path
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_corrected_header_rebuilds_the_report_without_a_second_inference(
     assert [event["kind"] for event in study["events"]].count("analysed") == 1
 
 
+@pytest.mark.fault(23)
 def test_the_same_uid_with_other_pixels_is_quarantined(running: Gateway, tmp_path: Path) -> None:
     film = factories.chest_film(6)
     push(running, tmp_path, film)
@@ -148,6 +151,7 @@ def test_the_same_uid_with_other_pixels_is_quarantined(running: Gateway, tmp_pat
     assert "other pixels" in study["attention"]
 
 
+@pytest.mark.fault(9)
 def test_redis_killed_before_the_analysis_loses_no_report(
     running: Gateway, pacs: Orthanc, tmp_path: Path
 ) -> None:
@@ -171,6 +175,7 @@ def test_redis_killed_before_the_analysis_loses_no_report(
     assert len(results_in(pacs, film)) == 1
 
 
+@pytest.mark.fault(4, 5)
 @pytest.mark.parametrize("queue", ["decode", "infer", "report", "deliver"])
 def test_a_worker_killed_in_the_middle_gives_exactly_one_report(
     running: Gateway, pacs: Orthanc, tmp_path: Path, queue: str

@@ -63,6 +63,7 @@ def outcomes(work: Callable[[], int], times: int) -> list[int]:
 # --- 25 to 28: stalls and silence ---------------------------------------------------------------------------
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("sent", [b"", peers.associate_rq()[:3], peers.associate_rq()[:-5]])
 def test_a_peer_that_does_not_finish_its_request_is_closed_in_time(running: Site, sent: bytes) -> None:
     before = set(threading.enumerate())
@@ -72,6 +73,7 @@ def test_a_peer_that_does_not_finish_its_request_is_closed_in_time(running: Site
     running.settle(before)
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize(
     "sent", [b"\x04\x00\x00", peers.p_data(b"\x00" * 4096)[:200]], ids=["header", "body"]
 )
@@ -97,6 +99,7 @@ def test_a_pdu_that_drips_is_aborted_in_time(running: Site) -> None:
         assert time.monotonic() - began < SHORT.pdu + _PATIENCE
 
 
+@pytest.mark.fault(26)
 def test_silence_between_pdus_is_aborted_and_half_an_object_leaves_nothing(running: Site) -> None:
     before = set(threading.enumerate())
     with running.peer() as peer:
@@ -139,6 +142,7 @@ def test_a_peer_that_never_reads_is_ended(running: Site) -> None:
     running.settle(before)
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("moment", ["connected", "associated", "in a header", "in a pdu", "in an object"])
 def test_a_reset_leaves_no_thread_and_no_file(running: Site, moment: str) -> None:
     before = set(threading.enumerate())
@@ -157,6 +161,7 @@ def test_a_reset_leaves_no_thread_and_no_file(running: Site, moment: str) -> Non
     assert not running.rows()
 
 
+@pytest.mark.fault(28)
 def test_silent_connections_take_no_slot_from_a_real_sender(tmp_path: Path, film: tuple[str, bytes]) -> None:
     with site(tmp_path, replace(SHORT, negotiation=30), max_associations=3) as running:
         silent = [Peer(running.port) for _ in range(30)]
@@ -178,6 +183,7 @@ def test_one_silent_connection_too_many_closes_the_oldest(tmp_path: Path) -> Non
             peer.socket.close()
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("limits", "second"),
     [
@@ -234,6 +240,7 @@ def secured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S
         yield running, theirs
 
 
+@pytest.mark.fault(29)
 def test_silent_clients_of_the_tls_port_hold_up_nobody(
     secured: tuple[Site, ssl.SSLContext], film: tuple[str, bytes]
 ) -> None:
@@ -324,6 +331,7 @@ def test_an_object_over_the_limit_is_out_of_resources_and_the_association_lives(
 # --- 30 to 36, 38, 39: what a sender says -------------------------------------------------------------------
 
 
+@pytest.mark.fault(30)
 def test_wrong_titles_are_rejected_for_good(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with site(tmp_path, calling_ae_titles="TEST") as running:
         for options, diagnostic in (({"called": "OTHER"}, 7), ({"calling": "OTHER"}, 3)):
@@ -335,6 +343,7 @@ def test_wrong_titles_are_rejected_for_good(tmp_path: Path, capfd: pytest.Captur
     assert "association.rejected" in "".join(capfd.readouterr())
 
 
+@pytest.mark.fault(31)
 def test_a_command_for_another_object_or_class_is_a_mismatch(running: Site, film: tuple[str, bytes]) -> None:
     with running.peer() as peer:
         assert peer.store("1.2.3.4", film[1]) == 0xA900
@@ -346,6 +355,7 @@ def test_a_command_for_another_object_or_class_is_a_mismatch(running: Site, film
     assert not running.incoming
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(
     "hostile", ["../../../x", "/abs", "1." * 32 + "1", "1.2\0.3", "1.2\\3", "ä", "x" * 5000]
 )
@@ -375,6 +385,7 @@ def test_a_store_without_a_data_set_hangs_nobody(running: Site) -> None:
         assert peer.echo() == 0
 
 
+@pytest.mark.fault(33, 36)
 @pytest.mark.parametrize("kind", ["truncated", "odd", "unknown VR", "deep", "deeper", "many", "long"])
 def test_a_hostile_data_set_is_not_understood_at_once_and_the_next_is_stored(
     running: Site, film: tuple[str, bytes], kind: str
@@ -398,6 +409,7 @@ def test_a_hostile_data_set_is_not_understood_at_once_and_the_next_is_stored(
         assert peer.store(sop_instance_uid, content) == 0x0000
 
 
+@pytest.mark.fault(34)
 def test_deflated_data_sets_are_not_offered(running: Site) -> None:
     with Peer(running.port) as peer:
         answer = peer.associate(transfer_syntax_uid=DeflatedExplicitVRLittleEndian)
@@ -407,6 +419,7 @@ def test_deflated_data_sets_are_not_offered(running: Site) -> None:
         assert context[1] == b"\x04"
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize(
     ("character_set", "name"),
     [
@@ -428,6 +441,7 @@ def test_names_in_any_character_set_are_kept(
         assert session.scalars(select(Subject.patient_name)).one() == name
 
 
+@pytest.mark.fault(39)
 def test_empty_and_private_attributes_are_taken(running: Site, tmp_path: Path) -> None:
     empty = dict.fromkeys(["PatientID", "PatientName", "StudyDate", "PatientBirthDate", "PatientSex"], "")
     made = factories.phantom_chest(rows=64, columns=64, **empty)
@@ -443,6 +457,7 @@ def test_empty_and_private_attributes_are_taken(running: Site, tmp_path: Path) -
 # --- 22, 24: the same again ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(24)
 def test_eight_senders_of_one_instance_at_once_make_one_row(
     running: Site, film: tuple[str, bytes], tmp_path: Path
 ) -> None:
@@ -455,6 +470,7 @@ def test_eight_senders_of_one_instance_at_once_make_one_row(
 # --- 1, 14, 15: the process and its disk --------------------------------------------------------------------
 
 
+@pytest.mark.fault(1)
 def test_a_listener_killed_in_the_middle_of_an_object_leaves_nothing_of_it(
     film: tuple[str, bytes], tmp_path: Path
 ) -> None:
@@ -489,6 +505,7 @@ def test_a_listener_killed_in_the_middle_of_an_object_leaves_nothing_of_it(
             assert peer.store(*film) == 0x0000
 
 
+@pytest.mark.fault(14)
 def test_a_full_disk_is_out_of_resources_until_there_is_room(tmp_path: Path, film: tuple[str, bytes]) -> None:
     """Needs root and the right to mount, as in CI."""
     data = tmp_path / "site" / "data"
@@ -512,6 +529,32 @@ def test_a_full_disk_is_out_of_resources_until_there_is_room(tmp_path: Path, fil
         subprocess.run(["umount", "-l", str(data)], check=True)
 
 
+@pytest.mark.fault(15)
+def test_a_disk_mounted_read_only_is_out_of_resources_until_it_can_be_written(
+    tmp_path: Path, film: tuple[str, bytes]
+) -> None:
+    """Needs root and the right to mount, as in CI."""
+    data = tmp_path / "site" / "data"
+    data.mkdir(parents=True)
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "tmpfs", str(data)], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        ledger = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+        with site(tmp_path, database_url=ledger) as running, running.peer() as peer:
+            subprocess.run(["mount", "-o", "remount,ro", str(data)], check=True)
+            assert peer.store(*film) == 0xA700
+            assert peer.store(*film) == 0xA700
+            assert not running.rows()
+            subprocess.run(["mount", "-o", "remount,rw", str(data)], check=True)
+            assert peer.store(*film) == 0x0000
+            assert len(running.rows()) == 1
+    finally:
+        subprocess.run(["umount", "-l", str(data)], check=True)
+
+
+@pytest.mark.fault(15)
 def test_a_disk_whose_fsync_fails_is_out_of_resources(film: tuple[str, bytes]) -> None:
     """Needs the right to trace, as root has in CI."""
     with ListenerProcess() as gateway, Peer(gateway.dimse_port) as peer:

@@ -107,6 +107,18 @@ def test_weights_with_a_changed_byte_are_refused_in_one_line(tmp_path: Path) -> 
     assert len(stopped.stderr.strip().splitlines()) == 1
 
 
+def test_a_worker_that_is_configured_wrongly_stops_its_start(tmp_path: Path) -> None:
+    assert hilum(tmp_path, "migrate").returncode == 0
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"no weights")
+    given = {"weights": str(weights), "broker_url": "redis://127.0.0.1:9/0", "min_free_bytes": "0"}
+    stopped = hilum(tmp_path, "worker", "--queue", "decode", **given)
+    assert stopped.returncode == 2
+    first, last = [line for line in stopped.stderr.splitlines() if line.startswith("hilum: ")]
+    assert "w.safetensors" in first
+    assert last == "hilum: decode can't start: see its line above"
+
+
 def test_a_token_s_secret_matches_its_entry(tmp_path: Path) -> None:
     import hashlib
 

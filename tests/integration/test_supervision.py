@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from service.commands.supervise import Child, Supervisor
 from tests.servers import eventually
 
 _PARENT = """
@@ -82,3 +83,60 @@ def test_a_second_gateway_in_the_same_data_folder_is_refused(tmp_path: Path) -> 
     assert refused.returncode == 2
     assert "another `hilum up`" in refused.stderr
     assert time.monotonic() - began < 60
+
+
+_MISTAKEN = """
+import sys
+from service.commands.supervise import Child, Supervisor
+from service.core.errors import ConfigurationError
+supervisor = Supervisor()
+supervisor.add(Child("sound", [sys.executable, "-c", "import time; time.sleep(600)"], stop_seconds=5))
+ends = "import sys; sys.exit(int(sys.argv[1]))"
+supervisor.add(Child("mistaken", [sys.executable, "-c", ends, sys.argv[1]]))
+try:
+    supervisor.run()
+except ConfigurationError as fault:
+    sys.exit(str(fault))
+"""
+
+
+def test_a_child_that_is_configured_wrongly_stops_the_start_and_all_the_others() -> None:
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-c", _MISTAKEN, "2"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "mistaken can't start: see its line above" in ended.stderr
+
+
+def test_a_child_that_ends_otherwise_is_started_again() -> None:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", _MISTAKEN, "1"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        said = iter(parent.stdout.readline, "")
+        assert all("child_died" in line for _, line in zip(range(2), said, strict=False))
+        assert parent.poll() is None
+        parent.terminate()
+
+
+def test_a_child_that_is_stopped_is_replaced_when_it_is_said_not_to_work() -> None:
+    supervisor = Supervisor()
+    supervisor.add(Child("one", [sys.executable, "-c", "import time; time.sleep(600)"]))
+    child = supervisor._children[0]
+    first = child.process
+    assert first is not None
+    psutil.Process(first.pid).suspend()
+    supervisor.replace("one", "a test")
+    assert first.wait(10) == -signal.SIGKILL
+    supervisor._watch(child)
+    supervisor._watch(child)
+    assert child.process is not None
+    assert child.process.pid != first.pid
+    supervisor.stop()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from service.api import metrics
 from service.commands.main import app
 from service.core.settings import Settings
 
@@ -36,3 +37,42 @@ def test_every_file_that_a_document_points_to_is_there() -> None:
     for document in [_ROOT / "README.md", *(_ROOT / "deploy").glob("*.md"), _ROOT / "model" / "card.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} points to {target}"
+
+
+RUNBOOK = (_ROOT / "deploy" / "runbook.md").read_text()
+
+
+def code() -> str:
+    """Return our source with adjacent string literals joined, as a reader of the log sees them."""
+    sources = [path for room in ("service", "worker") for path in (_ROOT / room).rglob("*.py")]
+    return re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text() for path in sources))
+
+
+def test_every_event_that_the_runbook_names_is_logged() -> None:
+    logged = set(re.findall(r'_log\.\w+\(\s*"([a-z_.]+)"(?: if \w+ else "([a-z_.]+)")?', code()))
+    known = {name for pair in logged for name in pair if name}
+    named = set(re.findall(r"`([a-z]+\.[a-z_]+)`", RUNBOOK)) - {"ledger.sqlite3"}
+    assert named
+    assert named <= known
+
+
+def test_every_setting_and_command_in_the_runbook_exists() -> None:
+    settings = set(re.findall(r"\b(HILUM_[A-Z_]+)", RUNBOOK))
+    assert settings <= {f"HILUM_{name.upper()}" for name in Settings.model_fields}
+    commands = set(re.findall(r"\bhilum ([a-z]+)", RUNBOOK))
+    assert commands <= {*typer.main.get_command(app).commands, "hilum"}  # type: ignore[attr-defined]
+
+
+def test_what_the_runbook_quotes_is_what_the_code_says() -> None:
+    said = code()
+    quoted = re.findall(r'`"([^`]+)"`', RUNBOOK)
+    # What stands for a value is an ellipsis; so are the brackets around one.
+    parts = [part.strip(" ().") for quote in quoted for part in re.split(r"\(?…\)?|\b3\b|\b15\b", quote)]
+    assert len(quoted) > 20
+    assert [part for part in parts if part and part not in said] == []
+
+
+def test_every_metric_in_the_runbook_is_scraped() -> None:
+    scraped = {f"hilum_{name}" for name, _, _ in metrics._BY_STATE}
+    scraped |= set(re.findall(r'"(hilum_[a-z_]+)"', code()))
+    assert set(re.findall(r"\b(hilum_[a-z_]+)", RUNBOOK)) <= scraped

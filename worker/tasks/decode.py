@@ -7,11 +7,12 @@ from sqlalchemy.orm import Session
 from service.core.completion import request_analysis, settle
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
-from service.core.leases import DECODE, Lease, claim, held, release_failed, renewed
+from service.core.leases import DECODE, Lease, claim_in_turn, held, release_failed, renewed
 from service.core.ledger import record_event
+from service.core.settings import Settings
 from service.core.states import InstanceState
 from service.core.tables import Instance, Study
-from worker.context import Context, discarding
+from worker.context import Context, discarding, read_weights
 from worker.decode import missing_decoders
 from worker.prepare import Prepared, prepare
 
@@ -19,14 +20,15 @@ _BATCH = 4
 _log = structlog.get_logger()
 
 
-def check() -> None:
+def check(settings: Settings) -> None:
     """Stop the start of a pool that could not decode what the listener accepts.
 
     Raises
     ------
     ConfigurationError
-        With the transfer syntaxes that have no decoder here.
+        With the transfer syntaxes that have no decoder here, or with what is wrong with the weights.
     """
+    read_weights(settings)
     missing = missing_decoders()
     if missing:
         raise ConfigurationError(f"no decoder for {', '.join(missing)}: install Hilum with its dependencies")
@@ -40,8 +42,7 @@ def warm_up(context: Context) -> None:
 def run(context: Context) -> None:
     """Lease the oldest objects that wait, and decode them."""
     model_id = context.model_id
-    # What failed before goes alone: a file that kills this process must not use up the attempts of others.
-    leases = claim(context.ledger, DECODE, _BATCH, Instance.attempts == 0) or claim(context.ledger, DECODE, 1)
+    leases = claim_in_turn(context.ledger, DECODE, _BATCH)
     with renewed(context.ledger, leases):
         for lease in leases:
             try:

@@ -15,7 +15,16 @@ from model.predict import Predictor
 from model.prediction import Prediction
 from model.weights import default_weights
 from service.core.errors import LeaseLost
-from service.core.leases import INFER, LEASE_SECONDS, Lease, claim, held, ready, release_failed, renewed
+from service.core.leases import (
+    INFER,
+    LEASE_SECONDS,
+    Lease,
+    claim_in_turn,
+    held,
+    ready,
+    release_failed,
+    renewed,
+)
 from service.core.ledger import now, record_event
 from service.core.results import Finding
 from service.core.states import AnalysisState, InstanceState
@@ -57,12 +66,9 @@ def run(context: Context) -> None:
 
 
 def _claim(context: Context) -> list[Lease]:
-    """Lease a batch of fresh films; one that failed before goes alone, lest it spoil others again."""
-    ours = Analysis.model_id == context.model_id
+    """Lease films that wait for these weights, or have waited in vain for others."""
     _adopt(context)
-    return claim(context.ledger, INFER, _BATCH, ours, Analysis.attempts == 0) or claim(
-        context.ledger, INFER, 1, ours
-    )
+    return claim_in_turn(context.ledger, INFER, _BATCH, Analysis.model_id == context.model_id)
 
 
 def _adopt(context: Context) -> None:

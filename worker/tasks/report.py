@@ -17,7 +17,7 @@ from service.core.leases import REPORT, Lease, claim, held, release, release_fai
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
 from service.core.results import ModelIdentity, Result, conclude
-from service.core.settings import Destination
+from service.core.settings import Destination, Settings
 from service.core.states import (
     DELIVERED_STATES,
     AnalysisState,
@@ -27,7 +27,7 @@ from service.core.states import (
     StudyState,
 )
 from service.core.tables import Analysis, Instance, Model, Outbox, Report, Revision, Study, Subject
-from worker.context import Context, discarding
+from worker.context import Context, discarding, read_weights
 from worker.tasks.documents import earlier_documents
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
 
@@ -45,6 +45,17 @@ class _Built(Object):
 
 class _Delivering(Exception):
     """An earlier revision is being delivered where a rejection note goes: the note must name that too."""
+
+
+def check(settings: Settings) -> None:
+    """Stop the start of a pool whose reports could not name their model.
+
+    Raises
+    ------
+    ConfigurationError
+        With what is wrong with the weights.
+    """
+    read_weights(settings)
 
 
 def run(context: Context) -> None:

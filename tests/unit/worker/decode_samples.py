@@ -1,5 +1,6 @@
 """Small DICOM films for the decode tests, built from an array and the attributes that matter."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 
 Pixels = npt.NDArray[Any]
 PATIENT = "Canary^Petronella"
+HUGE = {"rows": 65535, "columns": 65535}
 
 
 def film_dataset(pixels: Pixels, *, syntax: UID = ExplicitVRLittleEndian, **attributes: Any) -> Dataset:
@@ -66,3 +68,31 @@ def ramp(bits: int = 12, *, signed: bool = False, shape: tuple[int, int] = (24, 
     values -= (1 << (bits - 1)) * signed
     kind = "i" if signed else "u"
     return values.reshape(shape).astype(f"{kind}{1 if bits <= 8 else 2}")
+
+
+def jpeg_frame(
+    marker: int,
+    *,
+    rows: int = 24,
+    columns: int = 20,
+    components: int = 1,
+    precision: int = 8,
+    end: bytes = b"\xff\xd9",
+) -> bytes:
+    """Return a codestream of JPEG or JPEG-LS with this frame header, and nothing decodable after it."""
+    size = struct.pack(">BBHBHHB", 0xFF, marker, 11, precision, rows, columns, components) + b"\x01\x11\x00"
+    return b"\xff\xd8" + size + b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + b"\x15" * 40 + end
+
+
+def jpeg_2000_frame(
+    *, rows: int = 24, columns: int = 20, components: int = 1, end: bytes = b"\xff\xd9"
+) -> bytes:
+    """Return a codestream of JPEG 2000 with this SIZ marker segment, and nothing after it."""
+    sizes = struct.pack(">IIIIIIII", columns, rows, 0, 0, columns, rows, 0, 0)
+    return (
+        b"\xff\x4f\xff\x51"
+        + struct.pack(">HH", 41, 0)
+        + sizes
+        + struct.pack(">HBBB", components, 7, 1, 1)
+        + end
+    )

@@ -28,11 +28,14 @@ from pydicom.uid import (
 
 from service.core.errors import Undecodable
 from tests.unit.worker.decode_samples import (
+    HUGE,
     PATIENT,
     Pixels,
     compressed_dataset,
     film_dataset,
     film_file,
+    jpeg_2000_frame,
+    jpeg_frame,
     ramp,
     saved,
 )
@@ -522,6 +525,7 @@ def test_a_syntax_that_is_not_offered_is_refused_by_name(syntax: UID, tmp_path: 
     assert refusal(saved(dataset, tmp_path)) == f"transfer syntax {syntax.name} is not supported"
 
 
+@pytest.mark.fault(34)
 def test_a_deflated_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
     dataset = film_dataset(np.zeros((6000, 6000), np.uint16))
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -538,6 +542,7 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> Non
     assert peak < 1_000_000
 
 
+@pytest.mark.fault(36)
 def test_a_thousand_nested_sequences_do_not_hang(tmp_path: Path) -> None:
     path = film_file(tmp_path, ramp(12))
     level = struct.pack("<HH2sHI", 0x0009, 0x1010, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
@@ -564,35 +569,7 @@ def test_compressed_and_uncompressed_pixel_data_are_not_taken_for_each_other(tmp
     assert "uncompressed pixel data under a compressed" in refusal(tmp_path / "native.dcm")
 
 
-def jpeg_frame(
-    marker: int,
-    *,
-    rows: int = 24,
-    columns: int = 20,
-    components: int = 1,
-    precision: int = 8,
-    end: bytes = b"\xff\xd9",
-) -> bytes:
-    size = struct.pack(">BBHBHHB", 0xFF, marker, 11, precision, rows, columns, components) + b"\x01\x11\x00"
-    return b"\xff\xd8" + size + b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + b"\x15" * 40 + end
-
-
-def jpeg_2000_frame(
-    *, rows: int = 24, columns: int = 20, components: int = 1, end: bytes = b"\xff\xd9"
-) -> bytes:
-    sizes = struct.pack(">IIIIIIII", columns, rows, 0, 0, columns, rows, 0, 0)
-    return (
-        b"\xff\x4f\xff\x51"
-        + struct.pack(">HH", 41, 0)
-        + sizes
-        + struct.pack(">HBBB", components, 7, 1, 1)
-        + end
-    )
-
-
-HUGE = {"rows": 65535, "columns": 65535}
-
-
+@pytest.mark.fault(35)
 @pytest.mark.parametrize(
     ("syntax", "frame", "reason"),
     [
@@ -635,6 +612,15 @@ def test_a_codestream_that_lies_is_refused_before_it_is_decoded(
     dataset = compressed_dataset(frame + b"\0" * (len(frame) % 2), ramp(8), syntax)
 
     assert reason in refusal(saved(dataset, tmp_path))
+
+
+def test_scans_without_end_are_not_decoded(tmp_path: Path) -> None:
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00"
+    frame = jpeg_frame(0xC2).replace(scan, scan * 65)
+
+    assert "more than 64 scans" in refusal(
+        saved(compressed_dataset(frame, ramp(8), JPEGBaseline8Bit), tmp_path)
+    )
 
 
 def test_an_rle_bomb_fills_no_more_than_the_film(tmp_path: Path) -> None:
