@@ -262,7 +262,6 @@ def test_dcmtk_that_takes_no_sr_parks_it_with_the_reason(sites: Callable[..., Co
 # --- confirmed: storage commitment --------------------------------------------------------------------------
 
 
-@pytest.mark.fault(21)
 def test_orthanc_commits_and_the_study_is_confirmed(sites: Callable[..., Context]) -> None:
     port = free_port()
     with Orthanc(DicomModalities={"hilum": ["HILUM", "127.0.0.1", port]}) as orthanc:
@@ -402,7 +401,6 @@ def test_a_commitment_that_the_site_asks_for_and_that_does_not_come_is_told(
 # --- confirmed: read back -----------------------------------------------------------------------------------
 
 
-@pytest.mark.fault(19)
 def test_orthanc_that_refuses_commitment_is_asked_by_query(sites: Callable[..., Context]) -> None:
     with Orthanc(DicomAlwaysAllowFind=True) as orthanc:
         context = sites(orthanc.destination)

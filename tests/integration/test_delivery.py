@@ -125,6 +125,7 @@ def hurry(context: Context) -> None:
         session.execute(update(Circuit).values(open_until=now()))
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0x0111])
 def test_what_the_pacs_has_is_delivered(tmp_path: Path, status: int) -> None:
     scp = Scp(status)
@@ -138,6 +139,7 @@ def test_what_the_pacs_has_is_delivered(tmp_path: Path, status: int) -> None:
     assert study(context).state == StudyState.DELIVERED
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("status", [0xA900, 0x0117, 0x0122, 0x0124, 0xA778])
 def test_a_refusal_of_the_object_is_parked_and_asks_for_a_person(tmp_path: Path, status: int) -> None:
     scp = Scp(status)
@@ -154,6 +156,7 @@ def test_a_refusal_of_the_object_is_parked_and_asks_for_a_person(tmp_path: Path,
     assert len(scp.received) == 1
 
 
+@pytest.mark.fault(19)
 def test_out_of_resources_is_tried_again_without_end(tmp_path: Path) -> None:
     scp = Scp(*[0xA700] * 7)
     with scp.serving() as port:
@@ -166,6 +169,7 @@ def test_out_of_resources_is_tried_again_without_end(tmp_path: Path) -> None:
     assert len(set(scp.received)) == 1
 
 
+@pytest.mark.fault(19)
 def test_a_processing_failure_is_tried_five_times_and_then_parked(tmp_path: Path) -> None:
     scp = Scp(*[0x0110] * 9)
     with scp.serving() as port:
@@ -205,6 +209,7 @@ def test_a_pacs_that_is_away_is_waited_for(tmp_path: Path) -> None:
     assert row.ready_at > now()
 
 
+@pytest.mark.fault(21)
 def test_only_what_is_missing_is_sent_again(tmp_path: Path) -> None:
     scp = Scp(0x0000, 0xA700, 0x0000)
     with scp.serving() as port:
@@ -244,6 +249,7 @@ def test_a_pacs_of_implicit_vr_gets_the_report_in_implicit_vr(tmp_path: Path) ->
     assert rows(context)[0].state == DeliveryState.DELIVERED
 
 
+@pytest.mark.fault(20)
 def test_a_pacs_that_rejects_the_sop_class_parks_the_report_with_that_reason(tmp_path: Path) -> None:
     scp = Scp()
     with scp.serving(sop_class_uid="1.2.840.10008.5.1.4.1.1.7") as port:
