@@ -16,6 +16,7 @@ from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger, check_migrated
 from service.core.refusals import refusals
+from service.core.repair import differences, waits_for_repair
 from service.core.settings import Settings
 from service.core.spool import Spool
 
@@ -65,6 +66,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     """Look at everything that the gateway leans on outside the worker, one check after the other."""
     yield data_folder(settings)
     yield _ledger(settings)
+    yield _files(settings)
     yield _broker(settings)
     forms = _forms(settings)
     for destination in settings.destinations:
@@ -119,6 +121,34 @@ def _ledger(settings: Settings) -> Check:
         lambda: f"at revision {check_migrated(settings.sqlalchemy_url)}",
         "`hilum up` migrates it, or run `hilum migrate`; with PostgreSQL check HILUM_DATABASE_URL",
     )
+
+
+def _files(settings: Settings) -> Check:
+    """Compare the data folder with the ledger: a second for a hundred thousand films."""
+    spool, unnamed, missing = Spool(settings.data_dir), 0, 0
+    try:
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger:
+            for orphans, gone in differences(ledger, spool):
+                unnamed += sum(_is_left(spool, path) for path in orphans)
+                missing += len(gone)
+    except (ConfigurationError, SQLAlchemyError, OSError) as fault:
+        return Check("files", False, f"cannot be compared with the ledger ({type(fault).__name__})")
+    seen = f"{missing} that the ledger names are gone" if missing else "all that the ledger names are there"
+    if unnamed:
+        seen += f"; {unnamed} that a crash left, for the scheduler to adopt or remove"
+    return Check(
+        "files",
+        not missing,
+        seen,
+        "Is the right data folder mounted? Restore it, or send the studies again that ask for attention",
+    )
+
+
+def _is_left(spool: Spool, path: str) -> bool:
+    try:
+        return waits_for_repair(spool, path)
+    except OSError:
+        return False
 
 
 def _broker(settings: Settings) -> Check:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from service.core.completion import settle, withdraw
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery
+from service.core.failpoints import failpoint
 from service.core.leases import (
     DELIVER,
     Lease,
@@ -53,6 +54,7 @@ def run(context: Context) -> None:
     leases = claim(context.ledger, DELIVER, _BATCH, Outbox.destination == name)
     if not leases:
         return
+    failpoint("deliver.claimed")
     destination = context.settings.destination(name)
     if destination is None:
         for lease in leases:
@@ -70,6 +72,7 @@ def run(context: Context) -> None:
                 host=destination.host,
                 port=destination.port,
             ):
+                failpoint("deliver.answered")
                 _settle_one(context, destination, waiting.pop(0), sent)
         except DeliveryError as fault:
             for lease in waiting:
@@ -149,6 +152,7 @@ def _fall_back(context: Context, destination: Destination, lease: Lease, report:
     )
     content = context.spool.absolute(path).read_bytes()
     remember(context.ledger, destination)
+    failpoint("deliver.form_written")
     why = "sent as Comprehensive SR instead: the destination does not accept Comprehensive 3D SR"
     with discarding(context.spool, path), context.ledger.write() as session:
         row, study = held(session, lease)
@@ -182,6 +186,7 @@ def _fall_back(context: Context, destination: Destination, lease: Lease, report:
         withdraw(row, why)
         record_event(session, study, "other_form", f"{report.kind} for {row.destination}: {why}")
         settle(session, study)
+    failpoint("deliver.form_recorded")
     if made.path != path:
         context.spool.remove(path)  # another destination had it made
 
@@ -223,6 +228,7 @@ def _finish(context: Context, lease: Lease, sent: Sent) -> None:
                 row.state = DeliveryState.PARKED
                 record_event(session, study, "parked", f"{report.kind} for {row.destination}: {error}")
             settle(session, study)
+        failpoint("deliver.recorded")
     except LeaseLost as fault:
         _log.warning("deliver.lease_lost", reason=str(fault))
 
