@@ -195,11 +195,11 @@ def test_a_gateway_that_is_killed_starts_again_at_once_and_finishes_its_work(
     films = [written(tmp_path, f"killed{number}") for number in range(4)]
     for _, path in films:
         assert site.send(path)
-    children = site.gateway._children()
-    assert site.gateway.process is not None
-    os.kill(site.gateway.process.pid, signal.SIGKILL)
-    site.gateway.process.wait()
-    site.gateway.process = None
+    process = site.gateway.process
+    assert process is not None
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
     site.gateway.restart()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     for film, path in films:
