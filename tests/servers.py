@@ -240,17 +240,25 @@ class Redis(Server):
 
 
 class PostgreSQL(Server):
-    """A PostgreSQL server of one cluster that trusts whoever connects from here and syncs nothing."""
+    """A PostgreSQL server of one cluster that trusts whoever connects from here.
+
+    It syncs nothing unless it is `durable`, which one that is killed must be.
+    """
 
     name = "postgresql"
     account = "postgres"
     user = "hilum"
 
+    def __init__(self, *, durable: bool = False) -> None:
+        super().__init__()
+        self.durable = durable
+
     def command(self) -> list[str]:
+        quick = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
         return [
             self._program("postgres"),
             *("-D", str(self.data), "-p", str(self.port), "-k", str(self.folder), "-h", "127.0.0.1"),
-            *("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"),
+            *(() if self.durable else quick),
             *("-c", "max_connections=200"),
         ]
 
@@ -280,6 +288,12 @@ class PostgreSQL(Server):
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
         return self.url(database)
+
+    def kill(self) -> None:
+        """Kill the server and all of its processes, or the next start would wait for them."""
+        children = _children_of(self.process)
+        super().kill()
+        _kill(children)
 
     def stop(self) -> None:
         # SIGTERM would wait for the clients to leave.
@@ -636,27 +650,28 @@ class Gateway(Server):
 
     def kill(self) -> None:
         """Kill the gateway with SIGKILL, and all of its children with it."""
-        children = self._children()
+        children = _children_of(self.process)
         super().kill()
         _kill(children)
 
     def stop(self) -> None:
         """Stop with SIGTERM as an administrator does; children that outlive it are killed."""
-        children = self._children()
+        children = _children_of(self.process)
         super().stop()
         _kill(children)
 
     def end(self) -> None:
         self.stop()
 
-    def _children(self) -> list[psutil.Process]:
-        if self.process is None:
-            return []
-        try:
-            children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        return children
+
+def _children_of(process: "subprocess.Popen[bytes] | None") -> list[psutil.Process]:
+    if process is None:
+        return []
+    try:
+        children: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return children
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

@@ -58,6 +58,8 @@ def serve_api(settings: Settings) -> None:
 
 def schedule(settings: Settings) -> None:
     """Run the scheduler until SIGTERM."""
+    from service.core.receive import Intake
+    from service.core.repair import Repair
     from service.scheduler.scheduler import Scheduler
 
     ledger, spool = _open(settings, "scheduler")
@@ -65,6 +67,7 @@ def schedule(settings: Settings) -> None:
         ledger,
         spool,
         broker_url(settings),
+        Repair(ledger, spool, Intake(ledger, spool, settings)),
         report_every_radiograph=settings.reports_every_radiograph,
     )
     thread = threading.Thread(target=scheduler.run, name="scheduler")

@@ -43,11 +43,13 @@ class Child:
 class Supervisor:
     """Keeps its children running until `stop`.
 
-    Children added first are stopped last, one after the other, unless they are to be stopped `together`.
+    Children added first are stopped last, one after the other, unless they are to be stopped `together`. They
+    get the descriptors `inherited`.
     """
 
-    def __init__(self, *, together: bool = False) -> None:
+    def __init__(self, *, together: bool = False, inherited: Sequence[int] = ()) -> None:
         self._together = together
+        self._inherited = inherited
         self._children: list[Child] = []
         self._stopping = threading.Event()
 
@@ -131,6 +133,7 @@ class Supervisor:
             list(child.command),
             env={**os.environ, **child.environment},
             stdin=subprocess.DEVNULL,
+            pass_fds=self._inherited,
             preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
         child.started_at = time.monotonic()

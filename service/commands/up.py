@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import structlog
-from filelock import FileLock, Timeout
 from redis import Redis
 from redis.exceptions import RedisError
 
+from service.commands.lock import data_folder_locked
 from service.commands.roles import migrate_ledger
 from service.commands.supervise import Child, Supervisor, hilum_command
 from service.core import checks, logs
@@ -33,14 +33,13 @@ def up(settings: Settings) -> None:
     """
     logs.configure("up")
     checks.require(settings)
+    with data_folder_locked(settings.data_dir) as lock:
+        _run(settings, Supervisor(inherited=(lock,)))
+
+
+def _run(settings: Settings, supervisor: Supervisor) -> None:
     checks.require_port(settings.dimse_host, settings.dimse_port, "HILUM_DIMSE_PORT")
     checks.require_port(settings.http_host, settings.http_port, "HILUM_HTTP_PORT")
-    lock = FileLock(Path(settings.data_dir) / "up.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConfigurationError(f"another `hilum up` runs in {settings.data_dir}") from None
-    supervisor = Supervisor()
     try:
         if settings.broker_url is None:
             supervisor.add(Child("redis", redis_command(settings.data_dir)))
@@ -56,7 +55,6 @@ def up(settings: Settings) -> None:
         supervisor.stop()
         if settings.broker_url is None:
             remove_socket(settings.data_dir)
-        lock.release()
 
 
 def _wait_for_redis(url: str) -> None:

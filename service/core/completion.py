@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from service.core.circuits import try_now
+from service.core.leases import FILE_GONE
 from service.core.ledger import Ledger, now, record_event
 from service.core.refusals import forget
 from service.core.results import Finding, Result, conclude
@@ -83,10 +84,7 @@ def retry_study(session: Session, study: Study) -> None:
     for instance in study.instances:
         unread = instance.state == InstanceState.QUARANTINED and instance.pixel_digest is None
         if instance.state == InstanceState.FAILED or unread:
-            instance.state = InstanceState.RECEIVED
-            instance.reason, instance.attempts, instance.ready_at = None, 0, moment
-            study.due_at = moment
-            study.build += 1  # a report that named this image as failed has to be built anew
+            retry_instance(study, instance)
     newest = _newest_revision(session, study)
     deliveries = _deliveries(session, study.id)
     destinations = {delivery.destination for delivery in deliveries}
@@ -107,6 +105,14 @@ def retry_study(session: Session, study: Study) -> None:
         study.state, study.reason = StudyState.RECEIVING, None
     settle(session, study)
     record_event(session, study, "retried", "a person asked for another try")
+
+
+def retry_instance(study: Study, instance: Instance) -> None:
+    """Let an object be decoded again, and its study be concluded anew."""
+    instance.state = InstanceState.RECEIVED
+    instance.reason, instance.attempts, instance.ready_at = None, 0, now()
+    study.due_at = now()
+    study.build += 1  # a report that named this image as failed has to be built anew
 
 
 def request_analysis(session: Session, instance: Instance, model_id: int) -> None:
@@ -367,6 +373,13 @@ def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> 
         Instance.state.in_((InstanceState.QUARANTINED, InstanceState.FAILED)),
     )
     reasons += [reason for reason in session.scalars(troubled) if reason]
+    gone = select(func.count()).where(
+        Instance.study_id == study.id,
+        Instance.last_error == FILE_GONE,
+        Instance.state.in_((*UNFINISHED_INSTANCES, *REPORTABLE_INSTANCES)),
+    )
+    if session.scalar(gone):
+        reasons.append("the bytes of an image are gone from the data folder: send the study again")
     reasons += [
         f"{item.report.kind} parked for {item.destination}: {item.last_error}"
         for item in deliveries

@@ -11,6 +11,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 
 from service.core.errors import HilumError, OutOfResources, TooLarge
+from service.core.failpoints import failpoint
 from service.core.settings import Settings
 from service.core.spool import Spool
 
@@ -20,21 +21,22 @@ class IncomingFile:
 
     What goes wrong is kept in `fault`: the bytes written so far are removed at once and the rest is dropped
     as it comes. The methods are those that pynetdicom calls on its own temporary file.
+
+    It is locked as long as it is open, also under its final name: who received it keeps it open until the
+    ledger has it, so that nobody else takes it for what a killed process left (`abandoned`).
     """
 
     def __init__(self, folder: Path, max_bytes: int, fault: HilumError | None = None) -> None:
-        self.path = folder / f"{uuid.uuid4().hex}.part"
-        self.name = str(self.path)
+        self.path = _new_path(folder)
         self.fault = fault
         self._left = max_bytes
         self._descriptor = -1
-        if fault is None:
-            try:
-                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                # Says that its listener lives: `remove_leftovers`.
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self._fail(error)
+        while self.fault is None and not self._opened():
+            self.path = _new_path(folder)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
 
     @property
     def file(self) -> "IncomingFile":
@@ -63,6 +65,7 @@ class IncomingFile:
                     rest = memoryview(content)
                     while rest:
                         rest = rest[os.write(self._descriptor, rest) :]
+                    failpoint("incoming.written")
                 except OSError as error:
                     self._fail(error)
         return len(content)
@@ -86,6 +89,21 @@ class IncomingFile:
         self.close()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+    def _opened(self) -> bool:
+        """Make and lock the file; False when somebody who starts just now took it for a leftover."""
+        try:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            failpoint("incoming.opened")
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._descriptor).st_nlink:
+                return True
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._fail(error)
+        self.discard()
+        return False
 
     def _fail(self, error: OSError) -> None:
         self.refuse(OutOfResources(f"the object cannot be written ({error.strerror})"))
@@ -116,13 +134,34 @@ def full(spool: Spool, settings: Settings) -> OutOfResources | None:
     return None
 
 
+def _new_path(folder: Path) -> Path:
+    return folder / f"{uuid.uuid4().hex}.part"
+
+
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed listeners were receiving, and nothing that another one is; return how many files."""
     removed = 0
     for path in folder.glob("*.part"):
         # It may be taken over or removed meanwhile.
         with suppress(OSError), path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # NFS asks for a writable descriptor for an exclusive lock.
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             path.unlink()
             removed += 1
     return removed
+
+
+def abandoned(path: Path) -> bool:
+    """Return whether the process that received this file is gone or done with it.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be opened.
+    """
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

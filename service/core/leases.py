@@ -46,6 +46,7 @@ _OF_THE_SITE = {
 # Forked children share it; a supervisor gives one to all that it starts in each other's place.
 _FAMILY = uuid.uuid4().hex[:8]
 FAMILY_VARIABLE = "HILUM_FAMILY"
+FILE_GONE = "its file is gone from the data folder"
 _log = structlog.get_logger()
 
 
@@ -219,12 +220,13 @@ def release_failed(ledger: Ledger, lease: Lease, fault: Exception) -> None:
 
     What is kept is the kind of the fault; its message may repeat what an object says of a patient.
     """
+    error = FILE_GONE if isinstance(fault, FileNotFoundError) else type(fault).__name__
     away = isinstance(fault, OperationalError | InterfaceError | PoolTimeout)
     if away or (isinstance(fault, OSError) and fault.errno in _OF_THE_SITE):
         delay = random.uniform(15, 30)  # noqa: S311
-        release(ledger, lease, type(fault).__name__, delay, attempts=lease.attempts - 1)
+        release(ledger, lease, error, delay, attempts=lease.attempts - 1)
     else:
-        release(ledger, lease, type(fault).__name__, backoff_seconds(lease.attempts, 8))
+        release(ledger, lease, error, backoff_seconds(lease.attempts, 8))
 
 
 @contextmanager

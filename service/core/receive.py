@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.core.completion import retry_instance, settle
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, assess, says_chest
 from service.core.errors import Mismatch, OutOfResources
@@ -69,6 +70,8 @@ class Intake:
     def receive(self, arrival: Arrival) -> Outcome:
         """Take the object into custody; the file in ``incoming/`` is gone afterwards, whatever happens.
 
+        It should be kept open, and with that locked, until this returns: `service.core.repair`.
+
         Raises
         ------
         Unreadable, InvalidUID, Mismatch
@@ -108,6 +111,8 @@ class Intake:
     def adopt(self, relative: str) -> Outcome:
         """Write a kept file that the ledger does not know into it: its listener died before it could.
 
+        Does no harm to a listener that still lives: whichever comes first writes the row, and both find it.
+
         Raises
         ------
         Unreadable, InvalidUID
@@ -117,6 +122,7 @@ class Intake:
         header = read_header(path)
         digest, size = data_set_digest(path), path.stat().st_size
         outcome = self._record(header, assess(header), "", digest, size, relative)
+        failpoint("adopt.recorded")
         if outcome is Outcome.DUPLICATE:
             self._spool.remove(relative)
         _log.info("receive.adopted", study_instance_uid=header.study_instance_uid, outcome=outcome)
@@ -208,7 +214,10 @@ class Intake:
         if kept is not None and known.spool_path == kept:
             return Outcome.STORED  # adopted while its listener waited for the ledger
         if known.spool_path and not self._spool.absolute(known.spool_path).exists():
-            known.spool_path = kept
+            known.spool_path, known.last_error = kept, None
+            if known.state == InstanceState.FAILED:
+                retry_instance(study, known)
+            settle(session, study)
             record_event(session, study, "restored", "the bytes of an object were lost and came again")
             return Outcome.STORED
         record_event(session, study, "duplicate", "an object was sent again unchanged")

@@ -7,9 +7,13 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from service.core.failpoints import failpoint
+
+FOLDERS = ("spool", "films", "reports")
 _CHUNK = 1 << 20
 
 
@@ -25,13 +29,22 @@ class Spool:
         self.incoming = self.root / "incoming"
 
     def make(self) -> None:
-        """Make the folders that are not there."""
-        for folder in (
-            self.root,
-            self.incoming,
-            *(self.root / name for name in ("spool", "films", "reports")),
-        ):
+        """Make the folders that are not there, on disk when this returns.
+
+        What was there is synced too: who made it may not have come to that.
+        """
+        for folder in (self.root, self.incoming, *(self.root / name for name in FOLDERS)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in FOLDERS:
+            there = set(os.listdir(self.root / name))  # noqa: PTH208
+            # 256 folders keep a listing short with a million films.
+            for number in range(256):
+                if f"{number:02x}" not in there:
+                    (self.root / name / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+            sync_folder(self.root / name)
+        sync_folder(self.root)
+        with suppress(PermissionError):
+            sync_folder(self.root.parent)
 
     def absolute(self, relative: str) -> Path:
         """Return where a path of the ledger lies on this host."""
@@ -43,25 +56,36 @@ class Spool:
         `arrived` must be on the same file system. A crash before the rename leaves only a file in
         ``incoming/``, after it a file that the ledger may not know yet.
         """
-        relative = self._new_path("spool", ".dcm")
+        relative = _new_path("spool", ".dcm")
         target = self.absolute(relative)
         with arrived.open("rb") as stream:
             os.fsync(stream.fileno())
         arrived.chmod(0o600)
+        failpoint("keep.synced")
         arrived.rename(target)
+        failpoint("keep.renamed")
         sync_folder(target.parent)
         return relative
 
     def write(self, folder: str, suffix: str, fill: Callable[[BinaryIO], object]) -> str:
         """Write a new file in `folder` through `fill`, on disk under its name when this returns."""
-        relative = self._new_path(folder, suffix)
+        relative = _new_path(folder, suffix)
         target = self.absolute(relative)
         part = target.with_suffix(".part")
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123
-            fill(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        failpoint("write.opened")
+        try:
+            with open(descriptor, "wb") as stream:  # noqa: PTH123
+                fill(stream)
+                stream.flush()
+                failpoint("write.filled")
+                os.fsync(stream.fileno())
+        except BaseException:
+            part.unlink()  # a full disk needs its room
+            raise
+        failpoint("write.synced")
         part.rename(target)
+        failpoint("write.renamed")
         sync_folder(target.parent)
         return relative
 
@@ -75,14 +99,10 @@ class Spool:
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
-    def _new_path(self, folder: str, suffix: str) -> str:
-        name = uuid.uuid4().hex
-        # 256 folders keep a listing short with a million films.
-        parent = self.root / folder / name[:2]
-        if not parent.exists():
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_folder(parent.parent)
-        return f"{folder}/{name[:2]}/{name}{suffix}"
+
+def _new_path(folder: str, suffix: str) -> str:
+    name = uuid.uuid4().hex
+    return f"{folder}/{name[:2]}/{name}{suffix}"
 
 
 def sync_folder(folder: Path) -> None:

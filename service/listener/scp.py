@@ -6,6 +6,8 @@ Data sets stream to ``incoming/`` while they arrive; `service.core.receive` take
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,8 @@ class Listener:
 
     def _on_store(self, event: Event) -> int:
         try:
-            self._intake.receive(_arrival(event))
+            with _data_set_of(event):
+                self._intake.receive(_arrival(event))
         except HilumError as fault:
             _log.warning(
                 "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
@@ -140,13 +143,22 @@ class Listener:
         return 0x0000
 
 
-def _arrival(event: Event) -> Arrival:
-    """Return what a C-STORE brought, its file closed."""
+@contextmanager
+def _data_set_of(event: Event) -> Iterator[None]:
+    """Keep the file of a C-STORE's data set locked for the block, and no longer: descriptors are few."""
     request: Any = event.request
     if request._dataset_file is None:
         raise Unreadable("the C-STORE has no data set")
-    # Closing it here is what lets a long association keep few descriptors.
-    request._dataset_file.close()
+    try:
+        yield
+    finally:
+        request._dataset_file.close()
+
+
+def _arrival(event: Event) -> Arrival:
+    """Return what a C-STORE brought, all of it in its file."""
+    request: Any = event.request
+    request._dataset_file.flush()
     if fault := getattr(request._dataset_file, "fault", None):
         raise fault
     arrival = Arrival(

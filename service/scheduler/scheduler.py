@@ -1,7 +1,8 @@
 """Role 3: the one that looks at the ledger and acts.
 
 Every tick it concludes the studies that are due, gives up work that keeps killing its process, and keeps the
-queues supplied. Several schedulers may run; the one that holds the ledger's scheduler lease acts.
+queues supplied; beside the ticks it repairs the data folder, at its start and every ten minutes. Several
+schedulers may run; the one that holds the ledger's scheduler lease acts.
 """
 
 import threading
@@ -18,10 +19,12 @@ from service.core.completion import conclude_due_studies, settle
 from service.core.copies import settle_copies
 from service.core.enqueue import Enqueuer
 from service.core.errors import LeaseLost
+from service.core.failpoints import failpoint
 from service.core.heartbeat import BEAT_SECONDS, beat
 from service.core.leases import DECODE, INFER, MAX_ATTEMPTS, REPORT, Stage, exhausted, held, owner
 from service.core.ledger import Ledger, now, record_event
 from service.core.receive import sweep_incoming
+from service.core.repair import Repair
 from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
 from service.core.tables import Instance, SchedulerLease, Study
@@ -30,6 +33,7 @@ TICK_SECONDS = 0.2
 _LEASE_SECONDS = 5.0
 _GIVING_UP_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 60.0
+_REPAIR_SECONDS = 600.0
 # A transfer that has not grown for an hour has no listener any more.
 _STALE_TRANSFER_SECONDS = 3600.0
 _log = structlog.get_logger()
@@ -39,10 +43,18 @@ class Scheduler:
     """Runs until `stop` is called."""
 
     def __init__(
-        self, ledger: Ledger, spool: Spool, broker_url: str, *, report_every_radiograph: bool = False
+        self,
+        ledger: Ledger,
+        spool: Spool,
+        broker_url: str,
+        repair: Repair,
+        *,
+        report_every_radiograph: bool = False,
     ) -> None:
         self._ledger = ledger
         self._spool = spool
+        self._repair = repair
+        self._repairing: threading.Thread | None = None
         self._report_every_radiograph = report_every_radiograph
         self._enqueuer = Enqueuer(ledger, broker_url)
         self._stopped = threading.Event()
@@ -51,6 +63,7 @@ class Scheduler:
         self._next_beat = 0.0
         self._next_housekeeping = 0.0
         self._next_giving_up = 0.0
+        self._next_repair = 0.0
 
     def run(self) -> None:
         """Tick until stopped; a ledger that is away is waited for."""
@@ -63,6 +76,8 @@ class Scheduler:
             except Exception:
                 _log.exception("scheduler.failed")
                 self._stopped.wait(1.0)
+        if self._repairing is not None:
+            self._repairing.join()
 
     def stop(self) -> None:
         """Let `run` return after its tick."""
@@ -76,7 +91,8 @@ class Scheduler:
         if moment >= self._next_beat:
             beat(self._ledger, "scheduler", "" if self._redis_reachable else "Redis cannot be reached")
             self._next_beat = moment + BEAT_SECONDS
-        conclude_due_studies(self._ledger, report_every_radiograph=self._report_every_radiograph)
+        if conclude_due_studies(self._ledger, report_every_radiograph=self._report_every_radiograph):
+            failpoint("schedule.concluded")
         reachable = self._enqueuer.enqueue_ready()
         if reachable != self._redis_reachable:
             _log.warning("scheduler.redis_reachable" if reachable else "scheduler.redis_unreachable")
@@ -87,6 +103,20 @@ class Scheduler:
         if moment >= self._next_giving_up:
             self._next_giving_up = moment + _GIVING_UP_SECONDS
             give_up_exhausted(self._ledger)
+        if moment >= self._next_repair and (self._repairing is None or not self._repairing.is_alive()):
+            self._next_repair = moment + _REPAIR_SECONDS
+            self._repairing = threading.Thread(target=self._repair_files, name="repair")
+            self._repairing.start()
+
+    def _repair_files(self) -> None:
+        """Repair the data folder; what keeps that from being done now is tried again after a minute."""
+        try:
+            self._repair.round(self._stopped)
+        except (SQLAlchemyError, OSError) as fault:
+            _log.warning("repair.broken_off", error=type(fault).__name__)
+            self._next_repair = time.monotonic() + _HOUSEKEEPING_SECONDS
+        except Exception:
+            _log.exception("repair.failed")
 
     def _holds_lease(self) -> bool:
         if time.monotonic() < self._lease_renewal:

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from service.core.completion import request_analysis, settle
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
+from service.core.failpoints import failpoint
 from service.core.leases import DECODE, Lease, claim_in_turn, held, release_failed, renewed
 from service.core.ledger import record_event
 from service.core.settings import Settings
@@ -43,6 +44,7 @@ def run(context: Context) -> None:
     """Lease the oldest objects that wait, and decode them."""
     model_id = context.model_id
     leases = claim_in_turn(context.ledger, DECODE, _BATCH)
+    failpoint("decode.claimed")
     with renewed(context.ledger, leases):
         for lease in leases:
             try:
@@ -65,9 +67,11 @@ def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
     film_path = (
         context.spool.write("films", ".npy", lambda stream: np.save(stream, film.pixels)) if film else None
     )
+    failpoint("decode.film_written")
     with discarding(context.spool, film_path), context.ledger.write() as session:
         instance, study = held(session, lease)
         _record(session, model_id, instance, study, prepared, film_path)
+    failpoint("decode.recorded")
 
 
 def _record(
@@ -78,7 +82,7 @@ def _record(
     prepared: Prepared,
     film_path: str | None,
 ) -> None:
-    instance.film_path, instance.flags = film_path, list(prepared.flags)
+    instance.film_path, instance.flags, instance.last_error = film_path, list(prepared.flags), None
     instance.state = InstanceState.DECODED if prepared.film else InstanceState.NOT_ANALYSED
     instance.reason = prepared.reason
     instance.pixel_digest = prepared.film.pixel_digest if prepared.film else None

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.core import circuits, confirmation
 from service.core.completion import settle, withdraw
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery, Unanswered
+from service.core.failpoints import failpoint
 from service.core.leases import (
     DELIVER,
     Lease,
@@ -78,6 +79,7 @@ def _send_to(context: Context, name: str) -> None:
     leases = claim(context.ledger, DELIVER, _BATCH, Outbox.destination == name)
     if not leases:
         return
+    failpoint("deliver.claimed")
     destination = context.settings.destination(name)
     if destination is None:
         gone = PermanentDelivery(f"no destination {name} is configured any more")
@@ -123,6 +125,7 @@ def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
         for item in items:
             if not _correct(batch, peer, batch.waiting[0]):
                 sent = peer.store(item)
+                failpoint("deliver.answered")
                 fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
                 _settle_one(batch, batch.waiting[0], sent)
             batch.waiting.pop(0)
@@ -283,6 +286,7 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
                 row.state = DeliveryState.PARKED
                 record_event(session, study, "parked", f"{report.kind} for {row.destination}: {error}")
             settle(session, study)
+        failpoint("deliver.recorded")
     except LeaseLost as fault:
         _log.warning("deliver.lease_lost", reason=str(fault))
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.core.completion import settle, withdraw
+from service.core.failpoints import failpoint
 from service.core.leases import Lease, held
 from service.core.ledger import now, record_event
 from service.core.refusals import remember
@@ -43,6 +44,7 @@ def fall_back(context: Context, destination: Destination, lease: Lease, report: 
     )
     content = context.spool.absolute(path).read_bytes()
     remember(context.ledger, destination, kind)
+    failpoint("deliver.form_written")
     with discarding(context.spool, path), context.ledger.write() as session:
         row, study = held(session, lease)
         made = _second(session, report)

@@ -15,6 +15,7 @@ from model.predict import Predictor
 from model.prediction import Prediction
 from model.weights import default_weights
 from service.core.errors import LeaseLost
+from service.core.failpoints import failpoint
 from service.core.leases import (
     INFER,
     LEASE_SECONDS,
@@ -44,6 +45,7 @@ def warm_up(context: Context) -> None:
 def run(context: Context) -> None:
     """Lease the oldest films that wait for the reporting model, and analyse them as one batch."""
     leases = _claim(context)
+    failpoint("infer.claimed")
     with renewed(context.ledger, leases):
         films = _films(context, leases)
         if not films:
@@ -129,9 +131,11 @@ def _record(context: Context, lease: Lease, prediction: Prediction) -> None:
     path = None
     if activation is not None:
         path = context.spool.write("films", ".activation.npy", lambda stream: np.save(stream, activation))
+    failpoint("infer.activation_written")
     with discarding(context.spool, path), context.ledger.write() as session:
         analysis, study = held(session, lease)
         _write_result(session, analysis, study, prediction, context.weights.threshold, path)
+    failpoint("infer.recorded")
 
 
 def _write_result(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.core.completion import result_of, settle, withdraw
 from service.core.errors import LeaseLost
+from service.core.failpoints import failpoint
 from service.core.leases import REPORT, Lease, claim, held, release, release_failed, renewed
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
@@ -61,6 +62,7 @@ def check(settings: Settings) -> None:
 def run(context: Context) -> None:
     """Lease the revisions that wait, and build their objects."""
     for lease in claim(context.ledger, REPORT, 1):
+        failpoint("report.claimed")
         with renewed(context.ledger, [lease]):
             try:
                 _report_one(context, lease)
@@ -81,6 +83,7 @@ def _report_one(context: Context, lease: Lease) -> None:
         for item in objects(context, job, conclusion):
             built.append(_written(context, item))
             kept.enter_context(discarding(context.spool, built[-1].path))
+        failpoint("report.objects_written")
         with context.ledger.write() as session:
             revision, study = held(session, lease)
             _supersede(session, context, study, job)
@@ -91,6 +94,7 @@ def _report_one(context: Context, lease: Lease) -> None:
             _record_result(study, job, conclusion, model_id, moment)
             settle(session, study)
             record_event(session, study, "reported", f"revision {job.number}: {conclusion.finding}")
+    failpoint("report.recorded")
 
 
 def _read(context: Context, lease: Lease) -> tuple[Job, int]:
