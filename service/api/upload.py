@@ -82,14 +82,13 @@ class Upload:
 
     def write(self, content: bytes) -> None:
         """Append to the object."""
-        if self._file is not None:
-            self._file.write(content)
+        assert self._file is not None
+        self._file.write(content)
 
     def end(self) -> None:
         """Take custody of the object, or note why not."""
         file, self._file = self._file, None
-        if file is None:
-            return  # a boundary, and another one
+        assert file is not None
         meta: FileMeta | None = None
         try:
             if file.fault:
