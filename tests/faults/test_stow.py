@@ -101,9 +101,9 @@ def ui(element: int, uid: str) -> bytes:
     return b"\x02\x00" + element.to_bytes(2, "little") + b"UI" + len(value).to_bytes(2, "little") + value
 
 
-def private(size: int) -> bytes:
+def private(size: int, vr: bytes = b"OB") -> bytes:
     """Return Private Information (0002,0102)."""
-    return b"\x02\x00\x02\x01OB\0\0" + size.to_bytes(4, "little") + bytes(size)
+    return b"\x02\x00\x02\x01" + vr + b"\0\0" + size.to_bytes(4, "little") + bytes(size)
 
 
 def another(content: bytes, **attributes: Any) -> bytes:
@@ -250,6 +250,12 @@ _HOSTILE: dict[str, tuple[Callable[[bytes], bytes], int]] = {
         0xC000,
     ),
     "meta too long": (lambda whole: with_meta(whole, meta_of(whole) + private(70_000)), 0xC000),
+    "meta with two lengths": (
+        lambda whole: with_meta(deep(whole), meta_of(whole) + b"\x02\0\0\0UL\x04\0" + b"\0\0\x01\0"),
+        0xC000,
+    ),
+    "meta with a sequence": (lambda whole: with_meta(whole, meta_of(whole) + private(8, b"SQ")), 0xC000),
+    "meta without VRs": (lambda whole: with_meta(whole, meta_of(whole) + private(8, b"\0\0")), 0xC000),
     "no transfer syntax": (lambda whole: with_meta(whole, ui(2, peers.DX) + ui(3, "1.2.3")), 0xC000),
     "meta UID": (lambda whole: with_meta(whole, ui(2, peers.DX) + ui(3, "../../x")), 0x0117),
     "every UID": (lambda whole: whole.replace(b"1.2.826", b"../../x"), 0x0117),
