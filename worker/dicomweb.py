@@ -19,7 +19,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from service.core.errors import DeliveryError, HilumError, NotAccepted, PermanentDelivery, TransientDelivery
 from service.core.settings import Destination
-from worker.dicomweb_answers import attributes, matches, sop_instance_uids, status_in, store_response
+from worker.dicomweb_answers import (
+    attributes,
+    failure_in,
+    matches,
+    sop_instance_uids,
+    status_in,
+    store_response,
+)
 from worker.peer import Sendable, Sent
 
 _JSON = "application/dicom+json"
@@ -167,7 +174,7 @@ class DICOMwebPeer:
         if code in _STORED:
             response = store_response(media_type, content)
             if code == 409:
-                return status_in(response or {}) or HilumError.dimse_status
+                return failure_in(response or {}) or HilumError.dimse_status
             if response is None:
                 raise TransientDelivery(
                     f"what answers at {self._address} is no STOW-RS server: look at the URL"

@@ -22,16 +22,24 @@ def store_response(media_type: str, content: bytes) -> dict[str, Any] | None:
     return response if isinstance(response, dict) else None
 
 
+def failure_in(response: dict[str, Any]) -> int | None:
+    """Return why the one object that was sent failed, None when the response names no failure.
+
+    A failure without a reason is a processing failure.
+    """
+    failed = [item for keyword in _FAILURES for item in _items(response, keyword)]
+    return (next(_numbers(failed, "FailureReason"), 0) or HilumError.dimse_status) if failed else None
+
+
 def status_in(response: dict[str, Any]) -> int | None:
     """Return the status of the one object that was sent; None when the response names no object.
 
-    A failure reason, else a warning reason, else 0000. A failure without a reason is a processing failure.
+    A failure reason, else a warning reason, else 0000.
     """
-    if failed := [item for keyword in _FAILURES for item in _items(response, keyword)]:
-        return next(_numbers(failed, "FailureReason"), 0) or HilumError.dimse_status
-    if stored := _items(response, "ReferencedSOPSequence"):
-        return next(_numbers(stored, "WarningReason"), 0x0000)
-    return None
+    if (failure := failure_in(response)) is not None:
+        return failure
+    stored = _items(response, "ReferencedSOPSequence")
+    return next(_numbers(stored, "WarningReason"), 0x0000) if stored else None
 
 
 def matches(code: int, media_type: str, content: bytes) -> list[Any] | None:

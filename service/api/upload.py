@@ -39,7 +39,8 @@ class Failed:
 class Upload:
     """Takes the parts of one request, each as a C-STORE's data set would be.
 
-    Called from one thread at a time, never from the event loop: it writes, syncs and waits for the ledger.
+    Called from one thread at a time, and only to abandon from the event loop: it writes, syncs and waits for
+    the ledger.
     """
 
     def __init__(
@@ -82,14 +83,13 @@ class Upload:
 
     def write(self, content: bytes) -> None:
         """Append to the object."""
-        if self._file is not None:
-            self._file.write(content)
+        assert self._file is not None
+        self._file.write(content)
 
     def end(self) -> None:
         """Take custody of the object, or note why not."""
         file, self._file = self._file, None
-        if file is None:
-            return  # a boundary, and another one
+        assert file is not None
         meta: FileMeta | None = None
         try:
             if file.fault:
@@ -108,10 +108,9 @@ class Upload:
             )
             self.stored.append(Stored(meta.sop_class_uid, meta.sop_instance_uid))
         except HilumError as fault:
-            _log.warning(
-                "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
-            )
             self._fail(fault, meta)
+        except OSError as error:
+            self._fail(OutOfResources(f"the object cannot be read again ({error.strerror})"), meta)
         except Exception:
             _log.exception("receive.failed")
             self._fail(HilumError("processing failed"), meta)
@@ -154,6 +153,9 @@ class Upload:
         return json.dumps(response).encode()
 
     def _fail(self, fault: HilumError, meta: FileMeta | None) -> None:
+        _log.warning(
+            "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
+        )
         if meta is None:
             self.failed.append(Failed(fault))
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from struct import Struct, error
 
 from pydicom.uid import UID
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from service.core.errors import SyntaxNotOffered, Unreadable
 from service.core.identifiers import checked_uid
@@ -19,7 +20,7 @@ MAX_BYTES = 64 * 1024
 """Of the group; without private information it has a few hundred."""
 _PREAMBLE = 128
 _GROUP_LENGTH, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x0000, 0x0002, 0x0003, 0x0010
-_LONG_VRS = {b"OB", b"UN", b"UT"}
+_NOT_AS_LONG = "the file meta information is not as long as it says"
 _SHORT, _LONG, _TAG = Struct("<H"), Struct("<L"), Struct("<HH")
 
 
@@ -53,7 +54,7 @@ def read_file_meta(path: Path) -> FileMeta:
             raise Unreadable(f"the file meta information is longer than {MAX_BYTES} bytes")
         group, following = stream.read(length), stream.read(2)
     if len(group) < length or following == b"\x02\x00":
-        raise Unreadable("the file meta information is not as long as it says")
+        raise Unreadable(_NOT_AS_LONG)
     return _named(dict(_elements(group)))
 
 
@@ -65,22 +66,26 @@ def check_offered(transfer_syntax_uid: UID) -> None:
 
 
 def _elements(group: bytes) -> list[tuple[int, bytes]]:
-    """Return element numbers and values of group 0002, which is flat and in Explicit VR Little Endian."""
-    found, position = [], 0
+    """Return element numbers and values of group 0002, each of them where pydicom will find it again."""
+    found: list[tuple[int, bytes]] = []
+    position, latest = 0, _GROUP_LENGTH
     try:
         while position < len(group):
             number, element = _TAG.unpack_from(group, position)
-            long = group[position + 4 : position + 6] in _LONG_VRS
-            (length,) = (
+            vr = group[position + 4 : position + 6]
+            if not b"AA" <= vr <= b"ZZ" or vr == b"SQ" or number != 0x0002 or element <= latest:
+                raise Unreadable("the file meta information has an element that does not belong there")
+            long = vr.decode("latin-1") in EXPLICIT_VR_LENGTH_32
+            length = (
                 _LONG.unpack_from(group, position + 8) if long else _SHORT.unpack_from(group, position + 6)
             )
             begin = position + (12 if long else 8)
-            position = begin + length
-            if number != 0x0002 or position > len(group):
-                raise Unreadable("the file meta information is not as long as it says")
+            position, latest = begin + length[0], element
             found.append((element, group[begin:position]))
     except error:
-        raise Unreadable("the file meta information is not as long as it says") from None
+        position = -1
+    if position != len(group):
+        raise Unreadable(_NOT_AS_LONG)
     return found
 
 

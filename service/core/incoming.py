@@ -129,8 +129,11 @@ class IncomingPart10(IncomingFile):
 
 def full(spool: Spool, settings: Settings) -> OutOfResources | None:
     """Return the fault of every object that comes now, None while there is room for it."""
-    if spool.free_bytes() < settings.min_free_bytes:
-        return OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
+    try:
+        if spool.free_bytes() < settings.min_free_bytes:
+            return OutOfResources("the data folder is nearly full (HILUM_MIN_FREE_BYTES)")
+    except OSError as error:
+        return OutOfResources(f"the data folder cannot be reached ({error.strerror})")
     return None
 
 

@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from tests import factories
+from tests.faults.web import body, post
 from tests.servers import Gateway, Orthanc, Redis, StoreScp, eventually, storescu
 
 pytestmark = pytest.mark.e2e
@@ -86,6 +87,16 @@ def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
     assert study["model"]["sha256"] in text
     assert study["instances"][0]["finding"] == study["result"]["finding"]
     assert all(item["state"] == "delivered" for item in study["deliveries"])
+
+
+def test_a_film_that_comes_by_stow_rs_comes_back_as_a_structured_report_too(
+    running: Gateway, pacs: Orthanc, tmp_path: Path
+) -> None:
+    film = factories.chest_film("by stow")
+    answer = post(running.http_url, body(factories.write(film, tmp_path).read_bytes()))
+    assert answer.status_code == 200, answer.text
+    running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
+    assert len(results_in(pacs, film)) == 1
 
 
 @pytest.mark.fault(22)
