@@ -1,6 +1,5 @@
 """Child processes that die with their parent and are started again when they die alone."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -8,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,7 +18,13 @@ from service.core.leases import backoff_seconds
 _LONGEST_BACKOFF_SECONDS = 30.0
 # A child that ran this long was healthy: its next death starts the backoff anew.
 _HEALTHY_SECONDS = 60.0
-_PR_SET_PDEATHSIG = 1
+# Asks Linux for SIGTERM when the parent dies (PR_SET_PDEATHSIG is 1), looks whether it has died already, and
+# becomes the command. Not as `preexec_fn`: that runs Python between fork and exec, which may hang where the
+# parent has threads.
+_DIES_WITH_ITS_PARENT = (
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+    "os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"
+)
 _log = structlog.get_logger()
 
 
@@ -80,8 +86,9 @@ class Supervisor:
         for child in self._children:
             if child.name == name and child.process is not None and child.process.poll() is None:
                 _log.error("supervisor.not_working", child=name, reason=why)
-                # A process that is stopped heeds nothing else.
-                os.killpg(child.process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    # A process that is stopped heeds nothing else.
+                    os.killpg(child.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Send SIGTERM to each child, the newest first, and wait for it; kill it when it takes too long."""
@@ -129,12 +136,15 @@ class Supervisor:
             _log.error("supervisor.not_started", child=child.name, error=type(fault).__name__)
 
     def _start(self, child: Child) -> None:
+        command = list(child.command)
+        if sys.platform == "linux":
+            command = [sys.executable, "-I", "-S", "-c", _DIES_WITH_ITS_PARENT, str(os.getpid()), *command]
         child.process = subprocess.Popen(  # noqa: S603
-            list(child.command),
+            command,
             env={**os.environ, **child.environment},
             stdin=subprocess.DEVNULL,
             pass_fds=self._inherited,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509
+            process_group=0,  # out of the terminal's Ctrl-C, and to be killed with its own children
         )
         child.started_at = time.monotonic()
 
@@ -142,10 +152,3 @@ class Supervisor:
 def hilum_command(*arguments: str) -> list[str]:
     """Return the command that runs `hilum` with this very interpreter."""
     return [sys.executable, "-m", "service.commands.main", *arguments]
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent dies, and stay out of the terminal's Ctrl-C."""
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -55,8 +55,11 @@ class Watchdog:
         """Look for ever; hand each pool that does not work to `replace`, with the reason."""
         while True:
             time.sleep(LOOK_SECONDS)
-            for queue, why in self.look().items():
-                replace(queue, why)
+            try:
+                for queue, why in self.look().items():
+                    replace(queue, why)
+            except Exception:
+                _log.exception("watchdog.failed")
 
     def look(self) -> dict[str, str]:
         """Return the queues whose pool does not work, and why."""

@@ -141,6 +141,7 @@ def finished(site: Site, film: Dataset) -> None:
     site.gateway.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("name", [name for name in _FAILPOINTS if name != "adopt.recorded"])
 def test_a_process_that_dies_between_two_steps_loses_and_doubles_nothing(
     site: Site, tmp_path: Path, name: str

@@ -1,5 +1,6 @@
 """A pool that does not consume is told from one that is busy, starved, or cut off."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -49,6 +50,9 @@ def test_a_pool_that_takes_nothing_while_work_waits_is_found(context: Context, s
     assert why.startswith("3 piece(s) of work are ready, and it has taken none")
     # It is replaced: the next one has its time to start, and twice as much.
     assert not dog.look()
+    began = time.monotonic()
+    eventually(dog.look, 5, "the next pool found")
+    assert time.monotonic() - began > 0.4
 
 
 def test_a_long_queue_that_is_worked_on_is_no_alarm(context: Context, server: Redis) -> None:
