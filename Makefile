@@ -13,7 +13,7 @@ PYTEST ?=
 BIN := $(VENV)/bin
 PROCESSES := -n 2
 # Test processes side by side: one thread of torch each.
-check test test-long: export OMP_NUM_THREADS := 1
+check test test-long soak: export OMP_NUM_THREADS := 1
 # Each with a file it installs.
 DEBIAN_PACKAGES := \
 	dcmtk:/usr/bin/storescu \
@@ -31,7 +31,7 @@ DEBIAN_PACKAGES := \
 	npm:$(or $(shell command -v npm),/usr/bin/npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test test-long format clean debian-packages ohif
+.PHONY: help venv demo check test test-long soak format clean debian-packages ohif
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -58,6 +58,9 @@ test: venv debian-packages ## Run all tests, on real servers, but the long ones
 test-long: venv debian-packages ## Run the long tests
 	@$(BIN)/pytest -m long tests $(PYTEST) || { code=$$?; \
 		if [ $$code -eq 5 ]; then echo "there are no long tests"; else exit $$code; fi; }
+
+soak: venv debian-packages ## Push 1,000 studies while everything is killed at random: half an hour
+	$(BIN)/python -m tests.e2e.soak
 
 format: venv ## Format and fix what can be fixed
 	$(BIN)/ruff format .

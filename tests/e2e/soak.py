@@ -69,6 +69,7 @@ class Verdict:
     kills: Counter[str] = field(default_factory=Counter)
     pushed_seconds: float = 0
     drained_seconds: float = 0
+    log: str = ""
 
     @property
     def right(self) -> bool:
@@ -135,7 +136,7 @@ class Soak:
             disturbers = [
                 threading.Thread(target=self._disturb, args=(number, *kind))
                 for number, kind in enumerate(
-                    [(self._roles(), 1.0, 5.0), (self._servers(), 4.0, 15.0), (self._up(), 60.0, 150.0)]
+                    [(self._roles(), 0.5, 3.0), (self._servers(), 4.0, 15.0), (self._up(), 60.0, 150.0)]
                 )
             ]
             for thread in (*senders, *disturbers):
@@ -148,6 +149,7 @@ class Soak:
             self._drain(senders)
             self.verdict.drained_seconds = time.monotonic() - began - self.verdict.pushed_seconds
             self._judge()
+            self.verdict.log = self.gateway.log()
         return self.verdict
 
     def _start_servers(self) -> None:
@@ -406,6 +408,7 @@ def main() -> int:
         "--sqlite", action="store_true", help="the defaults of `hilum up` in place of servers"
     )
     parser.add_argument("--seed", type=int, default=Plan.seed)
+    parser.add_argument("--log", type=Path, help="where the gateway's log is kept")
     given = parser.parse_args()
     verdict = soak(
         Plan(
@@ -417,6 +420,8 @@ def main() -> int:
         )
     )
     print(verdict)
+    if given.log is not None:
+        given.log.write_text(verdict.log, encoding="utf-8")
     return 0 if verdict.right else 1
 
 
