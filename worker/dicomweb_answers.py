@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from pydicom.datadict import tag_for_keyword
 
 from service.core.errors import HilumError
-from worker.peer import IDENTITY, is_lossy
+from worker.peer import IDENTITY, trusted
 
 _FAILURES = ("FailedSOPSequence", "OtherFailuresSequence")
 _PERSON_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
@@ -54,10 +54,7 @@ def attributes(found: Iterable[Any], study_instance_uid: str) -> dict[str, str] 
     """Return the patient's and the order's attributes of the match that is this study, None without it."""
     for match in found:
         if _text(match, "StudyInstanceUID") == study_instance_uid:
-            said = {keyword: _text(match, keyword) for keyword in IDENTITY}
-            if is_lossy(said["PatientName"]):
-                del said["PatientName"]
-            return {keyword: text for keyword, text in said.items() if text}
+            return trusted([{keyword: _text(match, keyword) for keyword in IDENTITY}])
     return None
 
 

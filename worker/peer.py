@@ -1,6 +1,6 @@
 """What every way to a destination has in common: what is sent, what became of it, and what can be asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,8 @@ IDENTITY = (
     "PatientSex",
 )
 """Keywords of what a destination is asked about a study: by whom and for which order it files it."""
+IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "AccessionNumber")
+"""Those of them that file a report: another value is another patient or order."""
 
 
 class Answer(StrEnum):
@@ -86,12 +88,32 @@ class Peer(Protocol):
         """
 
 
+def trusted(answers: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
+    """Return what an archive says of one study, without what is empty; None when that can't be relied on.
+
+    Answers that contradict each other, and identifiers of several values or with lost characters, are no
+    answer: a report must not be filed by them. Of a name that lost characters no more than the name is lost.
+    """
+    said = [{keyword: str(answer.get(keyword) or "").strip() for keyword in IDENTITY} for answer in answers]
+    identifiers = [tuple(item[keyword] for keyword in IDENTIFIERS) for item in said]
+    if len(set(identifiers)) != 1 or any(_is_broken(value) for value in identifiers[0]):
+        return None
+    (first, *_) = said
+    if is_lossy(first["PatientName"]):
+        del first["PatientName"]
+    return {keyword: value for keyword, value in first.items() if value}
+
+
 def is_lossy(name: str) -> bool:
     """Return whether a Patient's Name has lost characters on its way.
 
     An archive that answers in a character set of its own leaves out what does not fit, or writes "?".
     """
     return "?" in name or any(group and not group.strip("^ ") for group in name.split("="))
+
+
+def _is_broken(identifier: str) -> bool:
+    return any(sign in identifier for sign in ("\\", "?", "\ufffd", "['"))
 
 
 def answer_to(status: int) -> Answer:

@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
 from service.core.settings import Destination
-from worker.peer import IDENTITY, Sendable, Sent, is_lossy
+from worker.peer import IDENTITY, Sendable, Sent, trusted
 
 _NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -140,13 +140,13 @@ class DimsePeer:
         query.StudyInstanceUID = study_instance_uid
         for keyword in IDENTITY:
             setattr(query, keyword, "")
-        found = self._find(query)
-        if not found:
-            return None
-        told = {keyword: str(found[0].get(keyword) or "").strip() for keyword in IDENTITY}
-        if is_lossy(told["PatientName"]):
-            del told["PatientName"]
-        return {keyword: value for keyword, value in told.items() if value}
+        # Some match loosely, or take no notice of a key.
+        found = [
+            {keyword: item.get(keyword) for keyword in IDENTITY}
+            for item in self._find(query) or []
+            if str(item.get("StudyInstanceUID")) == study_instance_uid
+        ]
+        return trusted(found)
 
     def holds(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> bool | None:
         """Ask by C-FIND at instance level (PS3.4 C.6.2); see `worker.peer.Peer`."""

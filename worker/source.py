@@ -172,6 +172,8 @@ def identify(source: Dataset, identity: Mapping[str, str]) -> None:
             for keyword in (*_INHERITED, *_DESCRIBING):
                 _readable(source, keyword)
         source.SpecificCharacterSet = UTF_8
+    if "PatientID" in identity and identity["PatientID"] != str(source.get("PatientID") or "").strip():
+        source.pop("IssuerOfPatientID", None)  # that of another identifier
     for keyword, value in identity.items():
         setattr(source, keyword, value)
 

@@ -12,10 +12,10 @@ from pydicom import Dataset
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from service.core.completion import PATIENCE, settle
+from service.core.completion import PATIENCE, settle, withdraw
 from service.core.ledger import Ledger, now, record_event
 from service.core.settings import Settings
-from service.core.states import ConfirmationState, DeliveryState
+from service.core.states import ConfirmationState, DeliveryState, StudyState
 from service.core.tables import Confirmation, Outbox, Report, Study
 
 # Sent so often, and never there: the next try would be no better.
@@ -61,6 +61,12 @@ def miss(session: Session, study: Study, confirmation: Confirmation, how: str) -
         return
     delivery.losses += 1
     delivery.confirmed_at = None
+    if study.state == StudyState.HELD or delivery.report.revision < study.revision:
+        withdraw(delivery, f"not there ({how}), and not to be sent any more")
+        what = "not sent again"
+        record_event(session, study, "missing", f"{delivery.report.kind} at {delivery.destination}: {what}")
+        settle(session, study)
+        return
     if delivery.losses < _LOSSES:
         delivery.state, delivery.ready_at = DeliveryState.PENDING, now()
         what = "sent again"
@@ -142,9 +148,9 @@ def take_commitment(ledger: Ledger, settings: Settings, peer_ae_title: str, answ
         # One transaction a study, whose row is locked first, as everywhere.
         with ledger.write() as session:
             study = session.get_one(Study, study_id, with_for_update=True)
-            row = session.get_one(Confirmation, confirmation_id, with_for_update=True)
-            if row.transaction_uid != transaction_uid:
-                continue  # asked anew meanwhile
+            row = session.get(Confirmation, confirmation_id, with_for_update=True)
+            if row is None or row.transaction_uid != transaction_uid:
+                continue  # sent or asked anew meanwhile
             if sop_instance_uid in committed:
                 _end_asking(row)
                 confirm(session, study, row, "storage commitment")

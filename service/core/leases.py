@@ -203,7 +203,12 @@ def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float, **va
     with ledger.write() as session:
         session.execute(
             update(table)
-            .where(table.id == lease.row_id, table.lease_token == lease.token)
+            .where(
+                table.id == lease.row_id,
+                table.lease_token == lease.token,
+                table.state == lease.stage.waiting,
+                table.lease_until.is_not(None),
+            )
             .values(
                 lease_owner=None,
                 lease_until=None,

@@ -32,9 +32,9 @@ from service.core.leases import (
 from service.core.ledger import now, record_event
 from service.core.settings import Destination
 from service.core.states import REPORTABLE_INSTANCES, DeliveryState, Kind, StudyState
-from service.core.tables import Instance, Outbox, Report, Revision, Study, Subject
+from service.core.tables import Event, Instance, Outbox, Report, Revision, Study, Subject
 from worker.context import Context
-from worker.peer import Answer, Peer, Sendable, Sent, answer_to, reason_for
+from worker.peer import IDENTIFIERS, Answer, Peer, Sendable, Sent, answer_to, reason_for
 from worker.tasks import confirm as proof
 from worker.tasks.connect import connect
 from worker.tasks.fallback import fall_back
@@ -42,10 +42,13 @@ from worker.tasks.fallback import fall_back
 _BATCH = 20
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FEW = 5
+_MOST_REBUILDS = 3
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # of a destination that accepts every context and looks afterwards
-# What differs here puts a report under another patient or order.
-_FILED_BY = ("PatientID", "IssuerOfPatientID", "AccessionNumber")
 _log = structlog.get_logger()
+
+
+class _AsItIs(Exception):
+    """The report is to be sent as it was built."""
 
 
 @dataclass
@@ -86,7 +89,8 @@ def _send_to(context: Context, name: str) -> None:
         for lease in leases:
             _finish(context, lease, Sent(None, gone))
         return
-    batch = _Batch(context, destination, list(leases))
+    # What broke an association before goes last, so that it keeps nobody back.
+    batch = _Batch(context, destination, sorted(leases, key=lambda lease: lease.attempts))
     with renewed(context.ledger, leases):
         try:
             fault = _send_batch(batch)
@@ -118,6 +122,7 @@ def _send_batch(batch: _Batch) -> DeliveryError | None:
 def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
     items = [_sendable(batch.context, lease) for lease in batch.waiting]
     fault: DeliveryError | None = None
+    answered = False
     with connect(batch.context, batch.destination, items) as peer:
         # What the site asks for is tried, and missed, even where it is not offered.
         confirm = batch.destination.confirm
@@ -126,10 +131,12 @@ def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
             if not _correct(batch, peer, batch.waiting[0]):
                 sent = peer.store(item)
                 failpoint("deliver.answered")
+                answered = answered or sent.status is not None
                 fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
                 _settle_one(batch, batch.waiting[0], sent)
             batch.waiting.pop(0)
-    return fault
+    # Who answered for one object is not away, whatever another one did to the association.
+    return None if answered else fault
 
 
 def _sendable(context: Context, lease: Lease) -> Sendable:
@@ -153,18 +160,22 @@ def _correct(batch: _Batch, peer: Peer, lease: Lease) -> bool:
     with batch.context.ledger.read() as session:
         report = _report(session, lease)
         study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
+    if report.kind == Kind.REJECTION:
+        return False  # it names what the destination holds, under the patient of that
     if study_instance_uid not in batch.told:
         batch.told[study_instance_uid] = peer.study(study_instance_uid)
     told = batch.told[study_instance_uid]
     if not told:
         return False
     try:
-        header = dcmread(batch.context.spool.absolute(report.path), force=True, specific_tags=list(_FILED_BY))
+        header = dcmread(
+            batch.context.spool.absolute(report.path), force=True, specific_tags=list(IDENTIFIERS)
+        )
     except OSError:
         return False  # said when it is sent
     differing = [
         keyword
-        for keyword in _FILED_BY
+        for keyword in IDENTIFIERS
         if keyword in told and told[keyword] != str(header.get(keyword) or "").strip()
     ]
     if not differing:
@@ -183,7 +194,7 @@ def _build_anew(batch: _Batch, lease: Lease, told: Mapping[str, str], differing:
             report = session.get_one(Report, row.report_id)
             subject = _subject(session, study)
             if subject is None:
-                return False
+                raise _AsItIs
             if subject.told == dict(told):
                 built = session.scalars(
                     select(Revision.header_revision).where(
@@ -191,11 +202,13 @@ def _build_anew(batch: _Batch, lease: Lease, told: Mapping[str, str], differing:
                     )
                 ).one_or_none()
                 if built == study.header_revision:
-                    return False  # as near as the objects can say it
-            elif subject.told_by not in (None, name):
+                    raise _AsItIs  # as near as the objects can say it
+            elif subject.told_by not in (None, name) or _rebuilds(session, study) >= _MOST_REBUILDS:
                 row.state = DeliveryState.PARKED
                 row.last_error = (
                     f"identity: it files the study under another {attributes} than {subject.told_by} does"
+                    if subject.told_by != name
+                    else f"identity: it names another {attributes} each time it is asked"
                 )
                 record_event(session, study, "parked", f"{report.kind} for {name}: {row.last_error}")
                 settle(session, study)
@@ -214,9 +227,17 @@ def _build_anew(batch: _Batch, lease: Lease, told: Mapping[str, str], differing:
             if study.state != StudyState.HELD:
                 study.state = StudyState.RECEIVING
             settle(session, study)
+    except _AsItIs:
+        return False  # rolled back, so that the lease is kept
     except LeaseLost as fault:
         _log.warning("deliver.lease_lost", reason=str(fault))
     return True
+
+
+def _rebuilds(session: Session, study: Study) -> int:
+    """Return how often the study was built anew because an archive said so."""
+    told = select(func.count()).where(Event.study_id == study.id, Event.kind == "identity")
+    return session.scalar(told) or 0
 
 
 def _subject(session: Session, study: Study) -> Subject | None:
@@ -270,7 +291,8 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
         # What was not even tried waits for the destination alone (`service.core.circuits`).
         delay = backoff_seconds(attempts, _LONGEST_BACKOFF_SECONDS) if sent.tried else 0.0
         answer = {} if sent.status is None else {"last_status": sent.status}
-        release(context.ledger, lease, error, delay, attempts=attempts, **answer)
+        started = attempts if sent.tried else lease.attempts - 1
+        release(context.ledger, lease, error, delay, attempts=started, **answer)
         return
     try:
         with context.ledger.write() as session:
