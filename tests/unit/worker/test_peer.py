@@ -1,8 +1,9 @@
 """What a C-STORE status asks of the sender."""
 
 import pytest
+from pydicom.multival import MultiValue
 
-from worker.peer import Answer, answer_to, reason_for
+from worker.peer import Answer, answer_to, reason_for, trusted
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,22 @@ def test_a_status_is_accepted_tried_again_or_parked(status: int, answer: Answer)
 def test_a_status_is_named_in_words_and_digits(status: int, words: str) -> None:
     assert f"{status:04X}" in reason_for(status)
     assert words in reason_for(status)
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([], None),
+        ([{"PatientID": "7 ", "AccessionNumber": ""}], {"PatientID": "7"}),
+        ([{"PatientID": "7"}, {"PatientID": "7"}], {"PatientID": "7"}),
+        ([{"PatientID": "7"}, {"PatientID": "8"}], None),
+        ([{"PatientID": "M?-7"}], None),
+        ([{"PatientID": "7", "AccessionNumber": MultiValue(str, ["A", "B"])}], None),
+        ([{"PatientID": "7", "PatientName": "A^B=^"}], {"PatientID": "7"}),
+        ([{"PatientID": "7", "PatientName": "A^B==c"}], {"PatientID": "7", "PatientName": "A^B==c"}),
+    ],
+)
+def test_an_archive_is_believed_only_where_it_can_be(
+    answers: list[dict[str, object]], told: dict[str, str] | None
+) -> None:
+    assert trusted(answers) == told
