@@ -40,6 +40,8 @@ _ROLES = (
 )
 # One study in so many gets a second image after its first: it may be worth a second revision.
 _WITH_A_LATE_IMAGE = 10
+# Does harm, and says whether there was anything to do it to.
+Deed = Callable[[random.Random], bool]
 _DONE = (StudyState.DELIVERED, StudyState.CONFIRMED)
 
 
@@ -104,11 +106,13 @@ class Restarted(Gateway):
         if self.process is not None and self.process.poll() is not None:
             self._launch()
 
-    def kill_alone(self) -> None:
+    def kill_alone(self) -> bool:
         """Kill `hilum up` itself and none of its children."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        if self.process is None:
+            return False
+        self.process.kill()
+        self.process.wait()
+        return True
 
 
 class Soak:
@@ -131,12 +135,14 @@ class Soak:
             self._start_servers()
             began = time.monotonic()
             senders = [
-                threading.Thread(target=self._send, args=(number,)) for number in range(self.plan.senders)
+                threading.Thread(target=self._send, args=(number,), daemon=True)
+                for number in range(self.plan.senders)
             ]
             disturbers = [
-                threading.Thread(target=self._disturb, args=(number, *kind))
+                threading.Thread(target=self._disturb, args=(number, *kind), daemon=True)
                 for number, kind in enumerate(
-                    [(self._roles(), 0.5, 3.0), (self._servers(), 4.0, 15.0), (self._up(), 60.0, 150.0)]
+                    # Seldom enough for work to get under way in between: a role needs seconds to start.
+                    [(self._roles(), 2.0, 8.0), (self._servers(), 4.0, 15.0), (self._up(), 120.0, 240.0)]
                 )
             ]
             for thread in (*senders, *disturbers):
@@ -198,56 +204,55 @@ class Soak:
 
     # --- disturbance ----------------------------------------------------------------------------------------
 
-    def _disturb(
-        self, number: int, deeds: dict[str, Callable[[random.Random], None]], shortest: float, longest: float
-    ) -> None:
+    def _disturb(self, number: int, deeds: dict[str, Deed], shortest: float, longest: float) -> None:
         """Do one of `deeds` after the other at random moments until all is to be calm."""
         chance = random.Random(f"{self.plan.seed} disturber {number}")
         while not self._calm.wait(chance.uniform(shortest, longest)):
             name = chance.choice(sorted(deeds))
             try:
-                deeds[name](chance)
+                self.verdict.kills[name] += deeds[name](chance)
             except (psutil.Error, ServerError, OSError) as fault:
                 print(f"{name}: {fault}", flush=True)
-            else:
-                self.verdict.kills[name] += 1
         self._calmed.release()
         # A server dies with the thread that started it (prctl(2), PR_SET_PDEATHSIG).
         self._ended.wait()
 
-    def _roles(self) -> dict[str, Callable[[random.Random], None]]:
-        def kill(role: str) -> Callable[[random.Random], None]:
-            def deed(chance: random.Random) -> None:
+    def _roles(self) -> dict[str, Deed]:
+        def kill(role: str) -> Deed:
+            def deed(chance: random.Random) -> bool:
                 running = self.gateway.pids().get(role)
                 if not running:
-                    raise psutil.NoSuchProcess(0, name=role)
+                    return False  # it waits to be started again
                 psutil.Process(chance.choice(running)).kill()
+                return True
 
             return deed
 
         roles = _ROLES if self.plan.postgresql else (*_ROLES, "redis")
         return {role: kill(role) for role in roles}
 
-    def _servers(self) -> dict[str, Callable[[random.Random], None]]:
-        def restart(server: Orthanc | Redis | PostgreSQL, longest: float) -> Callable[[random.Random], None]:
-            def deed(chance: random.Random) -> None:
+    def _servers(self) -> dict[str, Deed]:
+        def restart(server: Orthanc | Redis | PostgreSQL, longest: float) -> Deed:
+            def deed(chance: random.Random) -> bool:
                 server.kill()
                 time.sleep(chance.uniform(0, longest))
                 server.restart()
+                return True
 
             return deed
 
-        def suspend(chance: random.Random) -> None:
+        def suspend(chance: random.Random) -> bool:
             os.kill(self._pid(self.pacs), signal.SIGSTOP)
             time.sleep(chance.uniform(2, 8))
             self._resume()
+            return True
 
         deeds = {"PACS": restart(self.pacs, 5), "PACS suspended": suspend}
         if self.redis is not None and self.database is not None:
             redis = self.redis
 
-            def flush(chance: random.Random) -> None:
-                redis.client.flushall()
+            def flush(chance: random.Random) -> bool:
+                return bool(redis.client.flushall())
 
             deeds |= {
                 "Redis": restart(redis, 3),
@@ -256,8 +261,8 @@ class Soak:
             }
         return deeds
 
-    def _up(self) -> dict[str, Callable[[random.Random], None]]:
-        return {"hilum up": lambda chance: self.gateway.kill_alone()}
+    def _up(self) -> dict[str, Deed]:
+        return {"hilum up": lambda _: self.gateway.kill_alone()}
 
     def _resume(self) -> None:
         with suppress(OSError, ServerError):
