@@ -33,7 +33,8 @@ from tests.servers import eventually
 from tests.unit.worker.decode_samples import HUGE, jpeg_2000_frame, jpeg_frame, ramp
 from tests.unit.worker.test_decode_syntaxes import ENCODERS, HTJ2K_PICTURE, PICTURE
 
-pytestmark = pytest.mark.e2e
+# Twice what they take where other tests run beside them.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 _CHILD_BYTES = 1 << 30
 _SIZES = {"rows": 24, "columns": 20, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}

@@ -19,7 +19,8 @@ from tests.faults.peers import Peer
 from tests.faults.victim import PATIENCE, Victim, kill, ledger_of, resume, small_film
 from tests.servers import Gateway, PostgreSQL, Redis, eventually
 
-pytestmark = pytest.mark.e2e
+# Twice what they take where other tests run beside them.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 # The dimse_timeout of pynetdicom, the shortest in use: it must get our status, not give up before.
 _LONGEST_SECONDS = 30.0
 

@@ -13,7 +13,8 @@ from tests import factories
 from tests.faults.victim import PATIENCE, Victim, small_film
 from tests.servers import Gateway, Orthanc, eventually, executable
 
-pytestmark = pytest.mark.e2e
+# Twice what they take where other tests run beside them.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def modified(path: Path, *options: str) -> Path:

@@ -18,7 +18,8 @@ from tests.faults.peers import Peer
 from tests.faults.victim import PATIENCE, Victim, kill, small_film
 from tests.servers import Gateway, Redis, ServerError, eventually
 
-pytestmark = pytest.mark.e2e
+# Twice what they take where other tests run beside them.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def attempts(victim: Victim, sop_instance_uid: str) -> list[tuple[int, int]]:
