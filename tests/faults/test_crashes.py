@@ -27,7 +27,7 @@ from service.core.tables import Analysis, Event, Instance, Outbox, Refusal, Repo
 from tests import factories
 from tests.servers import ROOT, Gateway, Orthanc, StoreScp, eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 _SOURCE = [path for folder in ("service", "worker") for path in (ROOT / folder).rglob("*.py")]
 _FAILPOINTS = sorted(
     name for path in _SOURCE for name in re.findall(r'failpoint\("([\w.]+)"\)', path.read_text("utf-8"))
