@@ -42,6 +42,10 @@ class Pacs:
         Whether it answers queries.
     hangs
         Seconds to wait before each answer to a C-STORE.
+    breaks
+        SOP Instance UIDs at which it aborts the association.
+    mixes_up
+        Whether it answers for another study than it was asked about.
     """
 
     def __init__(self, ae_title: str = "PACS", **behaviour: Any) -> None:
@@ -55,6 +59,8 @@ class Pacs:
         self.commits: str | None = None
         self.queries = True
         self.hangs = 0.0
+        self.breaks: set[str] = set()
+        self.mixes_up = False
         self.port = 0
         vars(self).update(behaviour)
 
@@ -107,6 +113,9 @@ class Pacs:
     def _store(self, event: Event) -> int:
         self.received.append(str(event.request.AffectedSOPInstanceUID))
         time.sleep(self.hangs)
+        if self.received[-1] in self.breaks:
+            event.assoc.abort()
+            return 0x0110
         if self.loses > 0:
             self.loses -= 1
         else:
@@ -119,7 +128,7 @@ class Pacs:
             if told := self.identity.get(query.StudyInstanceUID):
                 found = Dataset()
                 found.SpecificCharacterSet = "ISO_IR 192"
-                found.StudyInstanceUID = query.StudyInstanceUID
+                found.StudyInstanceUID = "1.2.3.4" if self.mixes_up else query.StudyInstanceUID
                 for keyword, value in told.items():
                     setattr(found, keyword, value)
                 yield 0xFF00, found

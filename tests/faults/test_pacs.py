@@ -249,6 +249,21 @@ def test_a_pacs_that_hangs_before_its_answer_gets_the_same_object_again(
     assert len(set(pacs.received)) == 1
 
 
+@pytest.mark.fault(18)
+def test_objects_that_break_the_association_keep_no_other_back(sites: Callable[..., Context]) -> None:
+    with Pacs().serving() as pacs:
+        context = sites(pacs.url)
+        reported(context, count=8)
+        with context.ledger.read() as session:
+            uids = session.scalars(select(Report.sop_instance_uid).order_by(Report.id)).all()
+        pacs.breaks = set(uids[:6])
+        for _ in range(12):
+            deliver.run(context)
+            later(context, minutes=7)
+    assert set(pacs.held) == set(uids[6:])
+    assert [row.state for row in rows(context)] == ["pending"] * 6 + ["confirmed"] * 2
+
+
 @pytest.mark.fault(20)
 def test_dcmtk_that_takes_no_sr_parks_it_with_the_reason(sites: Callable[..., Context]) -> None:
     with StoreScp(SecondaryCaptureImageStorage) as storescp:
@@ -458,6 +473,23 @@ def test_a_pacs_that_lost_it_once_gets_it_again(sites: Callable[..., Context]) -
     assert study(context).state == StudyState.CONFIRMED
 
 
+@pytest.mark.parametrize("change", [{"state": StudyState.HELD}, {"revision": 2}], ids=["held", "superseded"])
+def test_what_was_lost_is_not_sent_again_when_it_holds_no_longer(
+    sites: Callable[..., Context], change: dict[str, Any]
+) -> None:
+    with Pacs(loses=1).serving() as pacs:
+        context = sites(pacs.url)
+        reported(context)
+        deliver.run(context)
+        with context.ledger.write() as session:
+            session.execute(update(Study).values(**change))
+        for _ in range(3):
+            later(context, minutes=61)
+            deliver.run(context)
+    assert len(pacs.received) == 1
+    assert rows(context)[0].state == "withdrawn"
+
+
 def test_a_study_is_confirmed_only_with_every_required_object(sites: Callable[..., Context]) -> None:
     with Pacs(loses=1).serving() as pacs:
         context = sites(pacs.url)
@@ -583,6 +615,66 @@ def test_a_report_of_a_merged_patient_is_built_anew_before_it_is_sent(
         }
     assert not withdrawn & {str(item.SOPInstanceUID) for item in stored}
     assert "NEW-2" not in _details(context, "identity")
+
+
+@on_both_ledgers
+def test_who_may_have_got_a_result_is_told_when_it_is_taken_back(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scu, "_DIMSE_SECONDS", 1)
+    with Pacs(hangs=3.0).serving() as pacs:
+        context = sites(pacs.url, population="flag", study_quiet_seconds=0)
+        _analysed(context, monkeypatch)
+        deliver.run(context)  # sent, and never answered
+        pacs.hangs = 0.0
+        knee = {"BodyPartExamined": "KNEE", "AnatomicRegionSequence": None}
+        pipeline.receive(context, pipeline.film(PatientID="OLD-1", AccessionNumber="A-OLD", **knee))
+        pipeline.work(context)
+    with context.ledger.read() as session:
+        told = select(Report.kind).join(Outbox).where(Report.revision == 2)
+        assert session.scalars(told).all() == ["not-analysed"]
+
+
+def test_an_archive_that_answers_for_another_study_is_not_believed(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pacs(mixes_up=True).serving() as pacs:
+        context = sites(pacs.url, population="flag", study_quiet_seconds=0)
+        film = _analysed(context, monkeypatch)
+        pacs.identity[str(film.StudyInstanceUID)] = {"PatientID": "SOMEBODY"}
+        pipeline.send_all(context)
+    assert {item.PatientID for item in pacs.held.values()} == {"OLD-1"}
+    assert len(pacs.held) == 2
+
+
+def test_an_archive_that_changes_its_mind_each_time_ends_with_a_person(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pacs().serving() as pacs:
+        context = sites(pacs.url, population="flag", study_quiet_seconds=0)
+        film = _analysed(context, monkeypatch)
+        for number in range(8):
+            pacs.identity[str(film.StudyInstanceUID)] = {"PatientID": f"P{number}"}
+            pipeline.send_all(context, 1)
+            pipeline.work(context)
+    assert study(context).revision <= 4
+    assert "each time it is asked" in str(study(context).attention)
+    assert not pacs.held
+
+
+def test_an_issuer_does_not_go_with_another_identifier(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pacs().serving() as pacs:
+        context = sites(pacs.url, population="flag", study_quiet_seconds=0)
+        film = _analysed(context, monkeypatch)
+        assert film.IssuerOfPatientID
+        pacs.identity[str(film.StudyInstanceUID)] = {"PatientID": "900"}
+        pipeline.send_all(context)
+        pipeline.work(context)
+        pipeline.send_all(context)
+    assert {item.PatientID for item in pacs.held.values()} == {"900"}
+    assert not any(item.get("IssuerOfPatientID") for item in pacs.held.values())
 
 
 @on_both_ledgers

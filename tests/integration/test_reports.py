@@ -245,8 +245,8 @@ def test_a_result_taken_back_is_told_to_everybody_who_was_told_it(context: Conte
     assert (study(context).revision, study(context).attention) == (2, None)
 
 
-def test_a_result_taken_back_because_it_is_a_knee_is_told_too(context: Context) -> None:
-    goes_to(context, {})
+def test_a_result_taken_back_because_it_is_a_knee_is_told_too(context: Context, pacs: StoreScp) -> None:
+    goes_to(context, {"url": pacs.destination})
     receive(context, film())
     work(context)
     receive(context, film(BodyPartExamined="KNEE", AnatomicRegionSequence=None))
