@@ -94,6 +94,7 @@ def test_a_pool_child_that_starts_while_the_ledger_is_locked_works_and_is_heard_
     eventually(heard_of, 20, "a sign of life of the new child")
 
 
+@pytest.mark.long
 @pytest.mark.fault(16)
 def test_a_stopped_postgresql_is_out_of_resources_in_time_and_everything_goes_on(
     postgresql_server: PostgreSQL, postgresql: str, broker: Redis, tmp_path: Path

@@ -175,6 +175,7 @@ def test_a_worker_that_does_not_consume_is_replaced_by_itself(victim: Victim, qu
     print(f"{queue} was replaced {took:.0f} s after it was stopped with work waiting")
 
 
+@pytest.mark.long
 @pytest.mark.fault(40)
 def test_sigterm_lets_the_work_in_hand_be_finished_and_the_next_start_does_the_rest(victim: Victim) -> None:
     films = [factories.chest_film(f"term{number}") for number in range(4)]
