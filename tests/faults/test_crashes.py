@@ -148,6 +148,13 @@ def finished(site: Site, film: Dataset) -> None:
     site.gateway.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
 
 
+@pytest.fixture(autouse=True)
+def _disarmed(site: Site) -> Iterator[None]:
+    """Let no test die at the place of another one."""
+    yield
+    site.failpoint.unlink(missing_ok=True)
+
+
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("name", [name for name in _FAILPOINTS if name != "adopt.recorded"])
 def test_a_process_that_dies_between_two_steps_loses_and_doubles_nothing(
@@ -187,7 +194,8 @@ def test_a_scheduler_that_dies_while_it_adopts_removes_the_double_the_next_time(
     site.arm("receive.recorded")  # a double now: its file is kept and about to be removed
     assert not site.send(path)
     site.wait_for_death()
-    assert len(site.left()) == 1
+    # What is being made of the film just now has no row yet either.
+    assert len([path for path in site.left() if path.startswith("spool/")]) == 1
     site.arm("adopt.recorded")
     site.gateway.kill()
     site.gateway.restart()
