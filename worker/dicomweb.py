@@ -17,8 +17,8 @@ from typing import Any, Self
 import httpx
 from pydicom.uid import ExplicitVRLittleEndian
 
+from service.core.destination import Destination
 from service.core.errors import DeliveryError, HilumError, NotAccepted, PermanentDelivery, TransientDelivery
-from service.core.settings import Destination
 from worker.dicomweb_answers import (
     attributes,
     failure_in,

@@ -19,8 +19,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
 )
 
+from service.core.destination import Destination
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
-from service.core.settings import Destination
 from worker.peer import IDENTITY, Sendable, Sent, trusted
 
 _NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"

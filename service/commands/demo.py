@@ -31,9 +31,9 @@ from service.commands.picture import film_of_picture
 from service.commands.send import files_of
 from service.commands.status import shown_probability
 from service.commands.supervise import hilum_command
+from service.core.destination import Destination
 from service.core.errors import ConfigurationError, Refused
 from service.core.header import Header, read_header
-from service.core.settings import Destination
 from worker.peer import Sendable
 from worker.scu import DimsePeer
 

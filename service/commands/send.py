@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
+from service.core.destination import Destination
 from service.core.errors import ConfigurationError, DeliveryError, Refused
 from service.core.header import read_header
-from service.core.settings import Destination, Settings
+from service.core.settings import Settings
 from worker.peer import Answer, Sendable, Sent, answer_to, reason_for
 from worker.scu import DimsePeer
 

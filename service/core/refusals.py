@@ -12,8 +12,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.core.destination import Destination
 from service.core.ledger import Ledger, now
-from service.core.settings import Destination
 from service.core.states import Kind
 from service.core.tables import Refusal
 

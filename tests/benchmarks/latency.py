@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from service.commands.pacs import Pacs
+from service.core.destination import Destination
 from service.core.header import read_header
-from service.core.settings import Destination
 from tests import factories
 from tests.servers import Gateway, eventually
 from worker.peer import Sendable

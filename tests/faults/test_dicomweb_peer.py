@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
+from service.core.destination import Destination
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery
-from service.core.settings import Destination, load
+from service.core.settings import load
 from tests import factories
 from tests.faults.web import OddServer, http
 from tests.servers import executable, free_port

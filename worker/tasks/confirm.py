@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 
 from service.core import circuits
 from service.core.confirmation import confirm, give_up, miss, take_commitment
+from service.core.destination import Destination
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, Unanswered
 from service.core.leases import (
     CONFIRM,
@@ -24,7 +25,6 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import now
-from service.core.settings import Destination
 from service.core.tables import Confirmation, Report, Study
 from worker.context import Context
 from worker.peer import Peer

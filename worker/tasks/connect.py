@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from service.core.settings import Destination
+from service.core.destination import Destination
 from worker.context import Context
 from worker.dicomweb import DICOMwebPeer
 from worker.peer import Peer, Sendable

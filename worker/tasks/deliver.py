@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.core import circuits, confirmation
 from service.core.completion import settle, withdraw
+from service.core.destination import Destination
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery, Unanswered
 from service.core.failpoints import failpoint
 from service.core.leases import (
@@ -30,7 +31,6 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import now, record_event
-from service.core.settings import Destination
 from service.core.states import REPORTABLE_INSTANCES, DeliveryState, Kind, StudyState
 from service.core.tables import Event, Instance, Outbox, Report, Revision, Study, Subject
 from worker.context import Context

@@ -22,10 +22,10 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from service.core.destination import Destination
 from service.core.identifiers import derived_uid, report_uid, series_uid
 from service.core.ledger import now
 from service.core.results import Finding, ModelIdentity, Result
-from service.core.settings import Destination
 from service.core.states import DOCUMENTS, Kind
 from service.core.tables import Report
 from worker.context import Context

@@ -12,13 +12,14 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from service.core.completion import result_of, settle, withdraw
+from service.core.destination import Destination
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.leases import REPORT, Lease, claim, held, release, release_failed, renewed
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
 from service.core.results import ModelIdentity, Result, conclude
-from service.core.settings import Destination, Settings
+from service.core.settings import Settings
 from service.core.states import (
     DELIVERED_STATES,
     AnalysisState,

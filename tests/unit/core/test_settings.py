@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from service.core.destination import Destination
 from service.core.errors import ConfigurationError
-from service.core.settings import Destination, load
+from service.core.settings import load
 from service.core.states import Kind
 
 
