@@ -18,9 +18,9 @@ from starlette.staticfiles import StaticFiles
 from service.api import schemas, status
 from service.api.metrics import registry
 from service.api.stow import Bounds, stow_routes
-from service.core.completion import retry_study
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
+from service.core.retry import retry_study
 from service.core.settings import Settings, Token
 from service.core.states import StudyState
 from service.core.tables import Study

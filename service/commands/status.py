@@ -9,8 +9,8 @@ from sqlalchemy import select
 from service.api import schemas
 from service.api import status as queries
 from service.commands.console import console
-from service.core.completion import retry_study
 from service.core.ledger import Ledger, check_migrated
+from service.core.retry import retry_study
 from service.core.settings import Settings
 from service.core.tables import Study
 

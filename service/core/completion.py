@@ -9,32 +9,26 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
-from service.core.circuits import try_now
-from service.core.leases import FILE_GONE
 from service.core.ledger import Ledger, now, record_event
-from service.core.refusals import forget
 from service.core.results import Finding, Result, conclude
+from service.core.settlement import deliveries_of, newest_revision, settle, withdraw
 from service.core.states import (
-    DELIVERED_STATES,
     REPORTABLE_INSTANCES,
     SECOND_FORMS,
     UNFINISHED_INSTANCES,
     AnalysisState,
-    ConfirmationState,
     DeliveryState,
     InstanceState,
     Kind,
     RevisionState,
     StudyState,
 )
-from service.core.tables import Analysis, Confirmation, Instance, Outbox, Report, Revision, Study
+from service.core.tables import Analysis, Instance, Outbox, Revision, Study
 
 _AGAIN_AFTER = timedelta(seconds=30)
-# How long an object may be on its way into an archive that has accepted it.
-PATIENCE = timedelta(hours=1)
 _log = structlog.get_logger()
 SUPERSEDED_BY_PRESENTATION = "left out: the same exposure is there For Presentation"
 
@@ -77,44 +71,6 @@ def conclude_due_studies(ledger: Ledger, limit: int = 50, *, report_every_radiog
     return concluded
 
 
-def retry_study(session: Session, study: Study) -> None:
-    """Give everything of a study that failed or was parked another chance, at once."""
-    moment = now()
-    session.refresh(study, with_for_update=True)
-    for instance in study.instances:
-        unread = instance.state == InstanceState.QUARANTINED and instance.pixel_digest is None
-        if instance.state == InstanceState.FAILED or unread:
-            retry_instance(study, instance)
-    newest = _newest_revision(session, study)
-    deliveries = _deliveries(session, study.id)
-    destinations = {delivery.destination for delivery in deliveries}
-    forget(session, destinations)
-    try_now(session, destinations)
-    for delivery in deliveries:
-        if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED) and study.state != StudyState.HELD:
-            delivery.state, delivery.attempts, delivery.ready_at = DeliveryState.PENDING, 0, moment
-            delivery.losses = 0
-    for confirmation in _unconfirmed(session, study.id):
-        confirmation.state, confirmation.attempts = ConfirmationState.WAITING, 0
-        confirmation.ready_at, confirmation.until = moment, moment + PATIENCE
-        confirmation.transaction_uid = None
-    unbuilt = newest is not None and newest.state == RevisionState.FAILED
-    if unbuilt or study.state in (StudyState.HELD, StudyState.FAILED):
-        study.due_at = moment  # concluded again with what is there now
-    if study.due_at is not None and study.state != StudyState.HELD:
-        study.state, study.reason = StudyState.RECEIVING, None
-    settle(session, study)
-    record_event(session, study, "retried", "a person asked for another try")
-
-
-def retry_instance(study: Study, instance: Instance) -> None:
-    """Let an object be decoded again, and its study be concluded anew."""
-    instance.state = InstanceState.RECEIVED
-    instance.reason, instance.attempts, instance.ready_at = None, 0, now()
-    study.due_at = now()
-    study.build += 1  # a report that named this image as failed has to be built anew
-
-
 def request_analysis(session: Session, instance: Instance, model_id: int) -> None:
     """Let the film of `instance` wait for inference by this model."""
     known = session.scalars(
@@ -125,38 +81,6 @@ def request_analysis(session: Session, instance: Instance, model_id: int) -> Non
         session.add(known)
     known.state, known.attempts, known.ready_at = AnalysisState.PENDING, 0, now()
     instance.state = InstanceState.DECODED
-
-
-def settle(session: Session, study: Study) -> None:
-    """Set what follows from instances and deliveries: what needs attention, and the state once reported."""
-    session.flush()
-    deliveries = _deliveries(session, study.id)
-    study.attention = _attention(session, study, deliveries)
-    required = [
-        item
-        for item in deliveries
-        if item.required
-        and item.report.revision == study.revision
-        # What is sent in its place counts instead of it.
-        and item.state != DeliveryState.WITHDRAWN
-    ]
-    if study.state not in (StudyState.REPORTED, StudyState.DELIVERED, StudyState.CONFIRMED) or not required:
-        return
-    if not all(item.state in DELIVERED_STATES for item in required):
-        study.state = StudyState.REPORTED
-        return
-    if study.state == StudyState.REPORTED:
-        study.state = StudyState.DELIVERED
-        if study.delivered_at is None:
-            study.delivered_at = now()
-            record_event(session, study, "delivered", f"revision {study.revision}")
-    if any(item.state != DeliveryState.CONFIRMED for item in required):
-        study.state = StudyState.DELIVERED
-    elif study.state == StudyState.DELIVERED:
-        study.state = StudyState.CONFIRMED
-        if study.confirmed_at is None:
-            study.confirmed_at = now()
-            record_event(session, study, "confirmed", f"revision {study.revision}, by every destination")
 
 
 def result_of(instance: Instance, analysis: Analysis | None) -> Result:
@@ -252,7 +176,7 @@ def _hold(session: Session, study: Study, reason: str) -> None:
     why = "the study is held"
     _withdraw_revision(session, study, why)
     # What is parked stays so: it is not sent anyhow, and its reason outlives the hold.
-    for delivery in _deliveries(session, study.id):
+    for delivery in deliveries_of(session, study.id):
         if delivery.state == DeliveryState.PENDING:
             withdraw(delivery, f"withdrawn: {why}")
     record_event(session, study, "held", reason)
@@ -267,7 +191,7 @@ def _take_back(session: Session, study: Study, said: Result) -> None:
             select(Revision.number).where(Revision.study_id == study.id, Revision.model_id.is_not(None))
         )
     )
-    for delivery in _deliveries(session, study.id):
+    for delivery in deliveries_of(session, study.id):
         waits = delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED)
         about = delivery.report
         if waits and about.revision in of_a_result and about.kind != Kind.REJECTION:
@@ -276,16 +200,9 @@ def _take_back(session: Session, study: Study, said: Result) -> None:
     study.probability = study.threshold = study.pattern = None
 
 
-def withdraw(delivery: Outbox, why: str) -> None:
-    """Let a delivery that waits not happen; one that is under way is dropped by its token."""
-    delivery.state, delivery.last_error = DeliveryState.WITHDRAWN, why
-    delivery.lease_token += 1
-    delivery.lease_owner = delivery.lease_until = None
-
-
 def _withdraw_revision(session: Session, study: Study, why: str) -> None:
     """Let a revision that waits be built no more; `_open_revision` takes its row up again."""
-    newest = _newest_revision(session, study)
+    newest = newest_revision(session, study)
     if newest is not None and newest.state == RevisionState.PENDING:
         newest.state, newest.last_error = RevisionState.FAILED, f"withdrawn: {why}"
         newest.lease_token += 1
@@ -298,7 +215,7 @@ def _open_revision(session: Session, study: Study, current: Sequence[Instance], 
     A revision that was never built is not followed by another one: it speaks of the newer images now. Without
     a model it says that nothing was analysed; then the first image that its header calls a chest is new.
     """
-    newest = _newest_revision(session, study)
+    newest = newest_revision(session, study)
     analysed = {instance.id for instance in current if instance.state == InstanceState.ANALYSED}
     settings = (model_id, study.header_revision, study.build)
     if newest is not None and newest.state == RevisionState.REPORTED:
@@ -307,7 +224,7 @@ def _open_revision(session: Session, study: Study, current: Sequence[Instance], 
         known = set(newest.instance_ids)
         if same and analysed <= known and (model_id is not None or not chests or chests & known):
             study.state = StudyState.REPORTED
-            _send_after_all(_deliveries(session, study.id), newest.number)
+            _send_after_all(deliveries_of(session, study.id), newest.number)
             return
     if newest is None or newest.state == RevisionState.REPORTED:
         number = newest.number + 1 if newest else 1
@@ -335,16 +252,6 @@ def _send_after_all(deliveries: Sequence[Outbox], revision: int) -> None:
             item.state, item.ready_at = DeliveryState.PENDING, now()
 
 
-def _newest_revision(session: Session, study: Study) -> Revision | None:
-    return session.scalars(
-        select(Revision)
-        .where(Revision.study_id == study.id)
-        .order_by(Revision.number.desc())
-        .limit(1)
-        .with_for_update()
-    ).one_or_none()
-
-
 def _prefer_presentation(instances: Sequence[Instance]) -> None:
     """Leave out For Processing films whose exposure is there For Presentation (PS3.3 C.8.11.1.1.1)."""
     shown = {
@@ -361,62 +268,3 @@ def _prefer_presentation(instances: Sequence[Instance]) -> None:
             and (instance.acquired_at, instance.view_position) in shown
         ):
             instance.state, instance.reason = InstanceState.NOT_ANALYSED, SUPERSEDED_BY_PRESENTATION
-
-
-def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> str | None:
-    """Return what a person should look at, or None."""
-    reasons = [study.reason] if study.state == StudyState.HELD and study.reason else []
-    if study.finding == Finding.NOT_ANALYSED and _speaks_of_a_result(session, study):
-        reasons.append(f"revision {study.revision} was reported and no longer holds: {study.result_reason}")
-    troubled = select(Instance.reason).where(
-        Instance.study_id == study.id,
-        Instance.state.in_((InstanceState.QUARANTINED, InstanceState.FAILED)),
-    )
-    reasons += [reason for reason in session.scalars(troubled) if reason]
-    gone = select(func.count()).where(
-        Instance.study_id == study.id,
-        Instance.last_error == FILE_GONE,
-        Instance.state.in_((*UNFINISHED_INSTANCES, *REPORTABLE_INSTANCES)),
-    )
-    if session.scalar(gone):
-        reasons.append("the bytes of an image are gone from the data folder: send the study again")
-    reasons += [
-        f"{item.report.kind} parked for {item.destination}: {item.last_error}"
-        for item in deliveries
-        if item.state == DeliveryState.PARKED
-    ]
-    reasons += [
-        f"{item.delivery.report.kind} at {item.destination} is not confirmed: {item.last_error}"
-        for item in _unconfirmed(session, study.id)
-        if item.last_error
-    ]
-    return "; ".join(dict.fromkeys(reasons)) or None
-
-
-def _speaks_of_a_result(session: Session, study: Study) -> bool:
-    """Return whether the newest revision that was reported names a finding."""
-    reported = select(Revision.model_id).where(
-        Revision.study_id == study.id, Revision.number == study.revision
-    )
-    return session.scalars(reported).first() is not None
-
-
-def _unconfirmed(session: Session, study_id: int) -> Sequence[Confirmation]:
-    """Return the confirmations that were asked for and did not come."""
-    return session.scalars(
-        select(Confirmation)
-        .join(Outbox)
-        .join(Report)
-        .where(
-            Report.study_id == study_id,
-            Outbox.state == DeliveryState.DELIVERED,
-            Confirmation.state == ConfirmationState.GIVEN_UP,
-        )
-        .order_by(Confirmation.id)
-    ).all()
-
-
-def _deliveries(session: Session, study_id: int) -> Sequence[Outbox]:
-    return session.scalars(
-        select(Outbox).join(Report).where(Report.study_id == study_id).order_by(Outbox.id)
-    ).all()

@@ -12,14 +12,16 @@ from pydicom import Dataset
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from service.core.completion import PATIENCE, settle, withdraw
 from service.core.ledger import Ledger, now, record_event
 from service.core.settings import Settings
+from service.core.settlement import settle, withdraw
 from service.core.states import ConfirmationState, DeliveryState, StudyState
 from service.core.tables import Confirmation, Outbox, Report, Study
 
 # Sent so often, and never there: the next try would be no better.
 _LOSSES = 3
+# How long an object may be on its way into an archive that has accepted it.
+PATIENCE = timedelta(hours=1)
 _log = structlog.get_logger()
 
 # Failure Reason (0008,1197), PS3.3 C.14.1.1: the archive does not have it, or has something else.

@@ -16,7 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.core.completion import retry_instance, settle
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, assess, says_chest
 from service.core.errors import Mismatch, OutOfResources
@@ -24,7 +23,9 @@ from service.core.failpoints import failpoint
 from service.core.header import Header, read_header
 from service.core.incoming import full
 from service.core.ledger import Ledger, now, record_event
+from service.core.retry import retry_instance
 from service.core.settings import Settings
+from service.core.settlement import settle
 from service.core.spool import Spool, data_set_digest
 from service.core.states import InstanceState, StudyState
 from service.core.tables import Instance, Study, Subject

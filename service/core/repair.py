@@ -18,12 +18,12 @@ from pathlib import PurePosixPath
 import structlog
 from sqlalchemy import or_, select
 
-from service.core.completion import settle
 from service.core.errors import Refused
 from service.core.incoming import abandoned
 from service.core.leases import FILE_GONE
 from service.core.ledger import Ledger, record_event
 from service.core.receive import Intake
+from service.core.settlement import settle
 from service.core.spool import FOLDERS, Spool
 from service.core.states import REPORTABLE_INSTANCES, UNFINISHED_INSTANCES
 from service.core.tables import Base, Instance, Study

@@ -15,7 +15,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.core.completion import conclude_due_studies, settle
+from service.core.completion import conclude_due_studies
 from service.core.copies import settle_copies
 from service.core.enqueue import Enqueuer
 from service.core.errors import LeaseLost
@@ -25,6 +25,7 @@ from service.core.leases import DECODE, INFER, MAX_ATTEMPTS, REPORT, Stage, exha
 from service.core.ledger import Ledger, now, record_event
 from service.core.receive import sweep_incoming
 from service.core.repair import Repair
+from service.core.settlement import settle
 from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
 from service.core.tables import Instance, SchedulerLease, Study

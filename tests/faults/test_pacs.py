@@ -15,11 +15,11 @@ from sqlalchemy import select, update
 
 from service.core import circuits
 from service.core.checks import examine
-from service.core.completion import retry_study
 from service.core.confirmation import take_commitment
 from service.core.destination import Destination
 from service.core.errors import NotAccepted
 from service.core.ledger import migrate, now
+from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import ConfirmationState, DeliveryState, StudyState
 from service.core.tables import Circuit, Confirmation, Event, Outbox, Report, Study, Subject

@@ -14,7 +14,7 @@ from pydicom import Dataset
 from sqlalchemy import func, select, update
 
 from service.core import migrations
-from service.core.completion import conclude_due_studies, retry_study
+from service.core.completion import conclude_due_studies
 from service.core.errors import (
     ConfigurationError,
     InvalidUID,
@@ -26,6 +26,7 @@ from service.core.errors import (
 from service.core.leases import DECODE, MAX_ATTEMPTS, REPORT, claim, held, release
 from service.core.ledger import Ledger, check_migrated, migrate, now, open_engine, register_model
 from service.core.receive import Arrival, Intake, Outcome, sweep_incoming
+from service.core.retry import retry_study
 from service.core.settings import Settings, load
 from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState

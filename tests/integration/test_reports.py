@@ -18,8 +18,9 @@ from pydicom.uid import (
 from sqlalchemy import delete, func, select, update
 
 from service.core.checks import examine
-from service.core.completion import conclude_due_studies, retry_study
+from service.core.completion import conclude_due_studies
 from service.core.ledger import migrate, now
+from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import DeliveryState, RevisionState, StudyState
 from service.core.tables import Event, Outbox, Refusal, Report, Revision, Study

@@ -11,12 +11,13 @@ from pydicom import dcmread
 from redis import Redis as Client
 from sqlalchemy import select, update
 
-from service.core.completion import conclude_due_studies, retry_study
+from service.core.completion import conclude_due_studies
 from service.core.destination import Destination
 from service.core.enqueue import Enqueuer
 from service.core.heartbeat import ROLES, beat, silent_roles
 from service.core.leases import DECODE, claim
 from service.core.ledger import migrate, now, register_model
+from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import InstanceState, RevisionState, StudyState
 from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study

@@ -4,13 +4,14 @@ import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
-from service.core.completion import request_analysis, settle
+from service.core.completion import request_analysis
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
 from service.core.failpoints import failpoint
 from service.core.leases import DECODE, Lease, claim_in_turn, held, release_failed, renewed
 from service.core.ledger import record_event
 from service.core.settings import Settings
+from service.core.settlement import settle
 from service.core.states import InstanceState
 from service.core.tables import Instance, Study
 from worker.context import Context, discarding, read_weights

@@ -15,7 +15,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.core import circuits, confirmation
-from service.core.completion import settle, withdraw
 from service.core.destination import Destination
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery, Unanswered
 from service.core.failpoints import failpoint
@@ -31,6 +30,7 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import now, record_event
+from service.core.settlement import settle, withdraw
 from service.core.states import REPORTABLE_INSTANCES, DeliveryState, Kind, StudyState
 from service.core.tables import Event, Instance, Outbox, Report, Revision, Study, Subject
 from worker.context import Context

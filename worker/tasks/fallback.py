@@ -10,12 +10,12 @@ from pydicom import dcmread
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.core.completion import settle, withdraw
 from service.core.destination import Destination
 from service.core.failpoints import failpoint
 from service.core.leases import Lease, held
 from service.core.ledger import now, record_event
 from service.core.refusals import remember
+from service.core.settlement import settle, withdraw
 from service.core.states import SECOND_FORMS, DeliveryState, Kind
 from service.core.tables import Model, Outbox, Report, Revision
 from worker.context import Context, discarding

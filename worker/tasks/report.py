@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from service.core.completion import result_of, settle, withdraw
+from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
@@ -20,6 +20,7 @@ from service.core.ledger import now, record_event
 from service.core.refusals import refusals
 from service.core.results import ModelIdentity, Result, conclude
 from service.core.settings import Settings
+from service.core.settlement import settle, withdraw
 from service.core.states import (
     DELIVERED_STATES,
     AnalysisState,

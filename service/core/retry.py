@@ -1,0 +1,49 @@
+"""A person asks for another try of what failed or was parked."""
+
+from sqlalchemy.orm import Session
+
+from service.core.circuits import try_now
+from service.core.confirmation import PATIENCE
+from service.core.ledger import now, record_event
+from service.core.refusals import forget
+from service.core.settlement import deliveries_of, newest_revision, settle, unconfirmed
+from service.core.states import ConfirmationState, DeliveryState, InstanceState, RevisionState, StudyState
+from service.core.tables import Instance, Study
+
+
+def retry_study(session: Session, study: Study) -> None:
+    """Give everything of a study that failed or was parked another chance, at once."""
+    moment = now()
+    session.refresh(study, with_for_update=True)
+    for instance in study.instances:
+        unread = instance.state == InstanceState.QUARANTINED and instance.pixel_digest is None
+        if instance.state == InstanceState.FAILED or unread:
+            retry_instance(study, instance)
+    newest = newest_revision(session, study)
+    deliveries = deliveries_of(session, study.id)
+    destinations = {delivery.destination for delivery in deliveries}
+    forget(session, destinations)
+    try_now(session, destinations)
+    for delivery in deliveries:
+        if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED) and study.state != StudyState.HELD:
+            delivery.state, delivery.attempts, delivery.ready_at = DeliveryState.PENDING, 0, moment
+            delivery.losses = 0
+    for confirmation in unconfirmed(session, study.id):
+        confirmation.state, confirmation.attempts = ConfirmationState.WAITING, 0
+        confirmation.ready_at, confirmation.until = moment, moment + PATIENCE
+        confirmation.transaction_uid = None
+    unbuilt = newest is not None and newest.state == RevisionState.FAILED
+    if unbuilt or study.state in (StudyState.HELD, StudyState.FAILED):
+        study.due_at = moment  # concluded again with what is there now
+    if study.due_at is not None and study.state != StudyState.HELD:
+        study.state, study.reason = StudyState.RECEIVING, None
+    settle(session, study)
+    record_event(session, study, "retried", "a person asked for another try")
+
+
+def retry_instance(study: Study, instance: Instance) -> None:
+    """Let an object be decoded again, and its study be concluded anew."""
+    instance.state = InstanceState.RECEIVED
+    instance.reason, instance.attempts, instance.ready_at = None, 0, now()
+    study.due_at = now()
+    study.build += 1  # a report that named this image as failed has to be built anew

@@ -1,0 +1,130 @@
+"""What follows from the states of a study's parts: its own state once reported, and what needs attention."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.core.leases import FILE_GONE
+from service.core.ledger import now, record_event
+from service.core.results import Finding
+from service.core.states import (
+    DELIVERED_STATES,
+    REPORTABLE_INSTANCES,
+    UNFINISHED_INSTANCES,
+    ConfirmationState,
+    DeliveryState,
+    InstanceState,
+    StudyState,
+)
+from service.core.tables import Confirmation, Instance, Outbox, Report, Revision, Study
+
+
+def settle(session: Session, study: Study) -> None:
+    """Set what follows from instances and deliveries: what needs attention, and the state once reported."""
+    session.flush()
+    deliveries = deliveries_of(session, study.id)
+    study.attention = _attention(session, study, deliveries)
+    required = [
+        item
+        for item in deliveries
+        if item.required
+        and item.report.revision == study.revision
+        # What is sent in its place counts instead of it.
+        and item.state != DeliveryState.WITHDRAWN
+    ]
+    if study.state not in (StudyState.REPORTED, StudyState.DELIVERED, StudyState.CONFIRMED) or not required:
+        return
+    if not all(item.state in DELIVERED_STATES for item in required):
+        study.state = StudyState.REPORTED
+        return
+    if study.state == StudyState.REPORTED:
+        study.state = StudyState.DELIVERED
+        if study.delivered_at is None:
+            study.delivered_at = now()
+            record_event(session, study, "delivered", f"revision {study.revision}")
+    if any(item.state != DeliveryState.CONFIRMED for item in required):
+        study.state = StudyState.DELIVERED
+    elif study.state == StudyState.DELIVERED:
+        study.state = StudyState.CONFIRMED
+        if study.confirmed_at is None:
+            study.confirmed_at = now()
+            record_event(session, study, "confirmed", f"revision {study.revision}, by every destination")
+
+
+def withdraw(delivery: Outbox, why: str) -> None:
+    """Let a delivery that waits not happen; one that is under way is dropped by its token."""
+    delivery.state, delivery.last_error = DeliveryState.WITHDRAWN, why
+    delivery.lease_token += 1
+    delivery.lease_owner = delivery.lease_until = None
+
+
+def newest_revision(session: Session, study: Study) -> Revision | None:
+    """Return the newest revision of a study's report, locked, or None."""
+    return session.scalars(
+        select(Revision)
+        .where(Revision.study_id == study.id)
+        .order_by(Revision.number.desc())
+        .limit(1)
+        .with_for_update()
+    ).one_or_none()
+
+
+def deliveries_of(session: Session, study_id: int) -> Sequence[Outbox]:
+    """Return all deliveries of a study, the oldest first."""
+    return session.scalars(
+        select(Outbox).join(Report).where(Report.study_id == study_id).order_by(Outbox.id)
+    ).all()
+
+
+def unconfirmed(session: Session, study_id: int) -> Sequence[Confirmation]:
+    """Return the confirmations that were asked for and did not come."""
+    return session.scalars(
+        select(Confirmation)
+        .join(Outbox)
+        .join(Report)
+        .where(
+            Report.study_id == study_id,
+            Outbox.state == DeliveryState.DELIVERED,
+            Confirmation.state == ConfirmationState.GIVEN_UP,
+        )
+        .order_by(Confirmation.id)
+    ).all()
+
+
+def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> str | None:
+    """Return what a person should look at, or None."""
+    reasons = [study.reason] if study.state == StudyState.HELD and study.reason else []
+    if study.finding == Finding.NOT_ANALYSED and _speaks_of_a_result(session, study):
+        reasons.append(f"revision {study.revision} was reported and no longer holds: {study.result_reason}")
+    troubled = select(Instance.reason).where(
+        Instance.study_id == study.id,
+        Instance.state.in_((InstanceState.QUARANTINED, InstanceState.FAILED)),
+    )
+    reasons += [reason for reason in session.scalars(troubled) if reason]
+    gone = select(func.count()).where(
+        Instance.study_id == study.id,
+        Instance.last_error == FILE_GONE,
+        Instance.state.in_((*UNFINISHED_INSTANCES, *REPORTABLE_INSTANCES)),
+    )
+    if session.scalar(gone):
+        reasons.append("the bytes of an image are gone from the data folder: send the study again")
+    reasons += [
+        f"{item.report.kind} parked for {item.destination}: {item.last_error}"
+        for item in deliveries
+        if item.state == DeliveryState.PARKED
+    ]
+    reasons += [
+        f"{item.delivery.report.kind} at {item.destination} is not confirmed: {item.last_error}"
+        for item in unconfirmed(session, study.id)
+        if item.last_error
+    ]
+    return "; ".join(dict.fromkeys(reasons)) or None
+
+
+def _speaks_of_a_result(session: Session, study: Study) -> bool:
+    """Return whether the newest revision that was reported names a finding."""
+    reported = select(Revision.model_id).where(
+        Revision.study_id == study.id, Revision.number == study.revision
+    )
+    return session.scalars(reported).first() is not None
