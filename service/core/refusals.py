@@ -2,7 +2,7 @@
 
 Comprehensive 3D SR, and heat maps in JPEG: see `service.core.states.SECOND_FORMS`. Forgotten when the
 destination's address changes, and when a person retries a study that goes there
-(`service.core.completion.retry_study`): after an upgrade of the PACS the next report is offered as 3D again.
+(`service.core.retry.retry_study`): after an upgrade of the PACS the next report is offered as 3D again.
 Forgetting too often costs one rejected offer, no more.
 """
 

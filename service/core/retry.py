@@ -1,4 +1,4 @@
-"""A person asks for another try of what failed or was parked."""
+"""Another try of what failed or was parked: a person asks for it, or an object arrives again."""
 
 from sqlalchemy.orm import Session
 
