@@ -28,3 +28,20 @@ window.config = {
     },
   ],
 };
+
+/* OHIF 3.12 draws the image of a structured report before it knows which annotations are the report's, and
+   then has no reason to draw them: verdict and outlines stay away until the mouse changes something. So they
+   are drawn once more after each image. */
+const redraws = {};
+document.addEventListener(
+  'CORNERSTONE_IMAGE_RENDERED',
+  ({ detail: { viewportId } }) => {
+    clearTimeout(redraws[viewportId]);
+    redraws[viewportId] = setTimeout(() => {
+      if (window.cornerstone.getEnabledElementByViewportId(viewportId)) {
+        window.cornerstoneTools.utilities.triggerAnnotationRenderForViewportIds([viewportId]);
+      }
+    }, 300);
+  },
+  true // these events do not bubble
+);

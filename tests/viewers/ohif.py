@@ -9,7 +9,6 @@ import json
 import mimetypes
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,9 +41,6 @@ _FLAGS = (
 )
 # OHIF logs what it catches as debug: the level says nothing.
 _FAULTS = ("Error Boundary", "TypeError", "ReferenceError")
-
-# A report's labels come at once, or not by themselves.
-_UNDISTURBED = 5.0
 
 Points = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
@@ -146,28 +142,9 @@ class Study:
         self.thumbnail(series).dblclick()
 
     def show_result(self, series: str, label: str) -> None:
-        """Double-click a structured report, and return when the label is written over the image.
-
-        OHIF may draw image first and annotations never, until something else is to be drawn (a race between
-        its annotations and its list of those of this report): then the window is changed by a hair.
-        """
+        """Double-click a structured report, and return when the label is written over the image."""
         self.show(series)
-        deadline = time.monotonic() + _UNDISTURBED
-        while label not in self.labels() and time.monotonic() < deadline:
-            self.page.wait_for_timeout(100)
-        if label not in self.labels():
-            self.adjust_window()
         self.until(lambda: label in self.labels(), label)
-
-    def adjust_window(self) -> None:
-        """Drag over the image with the tool that is active at first: window and level."""
-        box = self._viewport().bounding_box()
-        assert box is not None
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.page.mouse.move(x, y)
-        self.page.mouse.down()
-        self.page.mouse.move(x + 2, y + 2, steps=2)
-        self.page.mouse.up()
 
     def shown(self) -> str:
         """Return the SOP Instance UID of the image in the viewport."""
