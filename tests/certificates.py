@@ -9,10 +9,12 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from service.core.tls import TLSFiles
+
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,17 @@ class Authority:
         self.file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
     def issue(
-        self, common_name: str, addresses: Iterable[str] = (), left: timedelta = timedelta(days=365)
+        self,
+        common_name: str,
+        addresses: Iterable[str] = (),
+        left: timedelta = timedelta(days=365),
+        rsa_bits: int | None = None,
     ) -> Issued:
-        """Return a certificate that ends after `left`, which may be negative."""
+        """Return a certificate that ends after `left`, which may be negative; its key is EC unless told."""
         self._made += 1
-        key = ec.generate_private_key(ec.SECP256R1())
+        key: _Key = ec.generate_private_key(ec.SECP256R1())
+        if rsa_bits is not None:
+            key = rsa.generate_private_key(65537, rsa_bits)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         names: list[x509.GeneralName] = [x509.DNSName(common_name)]
         names += [x509.IPAddress(ip_address(address)) for address in addresses]
@@ -103,9 +111,7 @@ class Authority:
         )
         return made
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, left: timedelta
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: _Key, left: timedelta) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()

@@ -29,6 +29,7 @@ _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _PENDING = (0xFF00, 0xFF01)
 _REQUEST_STORAGE_COMMITMENT = 1  # PS3.4 J.3.2.1
 _DIMSE_SECONDS = 60
+_CONNECTION_SECONDS = 10
 _QUERY_SECONDS = 20
 # A destination that takes queries and answers none, so often in a row, is asked no more for so long: some
 # accept the context from everybody and abort when somebody unknown asks.
@@ -70,7 +71,7 @@ class DimsePeer:
         objects = list(objects)
         entity = AE(calling_ae_title)
         entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, _DIMSE_SECONDS, 60
-        entity.connection_timeout = 10
+        entity.connection_timeout = _CONNECTION_SECONDS
         entity.requested_contexts = [
             build_context(sop_class, list(_UNCOMPRESSED if syntax in _UNCOMPRESSED else (syntax,)))
             for sop_class, syntax in dict.fromkeys(

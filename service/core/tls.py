@@ -245,5 +245,6 @@ def reason(fault: OSError) -> str:
     if isinstance(fault, TimeoutError):
         return "it does not answer the TLS handshake"
     if isinstance(fault, ssl.SSLError) and not isinstance(fault, ssl.SSLEOFError):
-        return _REASONS.get(fault.reason or "", f"the TLS handshake failed ({fault.reason or 'no reason'})")
+        why = getattr(fault, "reason", None) or "no reason"
+        return _REASONS.get(why, f"the TLS handshake failed ({why})")
     return "it ended the TLS handshake: does it speak TLS there, and know our certificate?"
