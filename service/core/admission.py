@@ -13,14 +13,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.core.destination import Destination
-from service.core.tls import Identity
+from service.core.tls import Identity, as_name
 
 AETitle = Annotated[
     str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
 ]
 _FINGERPRINT = re.compile(r"(?:sha256:)?((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})")
 # Wildcards, fingerprints of another kind, nothing.
-_NO_NAME = re.compile(r".*\*.*|sha\d+:.*|([0-9a-f]{2}:)+[0-9a-f]{2}|\s*")
+_NO_NAME = re.compile(r".*\*.*|sha\d+:.*|([0-9a-f]{2}:){15,}[0-9a-f]{2}|\s*")
 
 
 def _network(value: object) -> object:
@@ -33,8 +33,8 @@ def _network(value: object) -> object:
 
 
 def _certificate(value: object) -> str:
-    """Return a name or a fingerprint as `Identity` writes it."""
-    text = str(value).lower()
+    """Return a name, an address or a fingerprint as `Identity` writes it."""
+    text = as_name(str(value))
     if match := _FINGERPRINT.fullmatch(text):
         return match[1].replace(":", "")
     if _NO_NAME.fullmatch(text):
@@ -111,7 +111,7 @@ class Admission:
         self._open = not self._known
         self._answering = {item.ae_title: item for item in destinations if not item.is_dicomweb}
         for title, destination in self._answering.items():
-            bound = (destination.host,) if destination.is_tls else ()
+            bound = (as_name(destination.host),) if destination.is_tls else ()
             self._known.setdefault(title, Peer.model_construct(ae_title=title, certificates=bound, may=()))
 
     @property

@@ -9,6 +9,7 @@ import ssl
 import stat
 import threading
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,17 @@ def identity(connection: ssl.SSLSocket) -> Identity:
     told: dict[str, Any] = dict(connection.getpeercert() or {})
     names = {value for part in told.get("subject", ()) for key, value in part if key == "commonName"}
     names |= {value for kind, value in told.get("subjectAltName", ()) if kind in ("DNS", "IP Address")}
+    names = {as_name(name) for name in names}
     content = connection.getpeercert(binary_form=True) or b""
-    return Identity(frozenset(name.lower() for name in names), hashlib.sha256(content).hexdigest())
+    return Identity(frozenset(names), hashlib.sha256(content).hexdigest())
+
+
+def as_name(text: str) -> str:
+    """Return a name or address of a host in the one form in which it is compared."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return text.lower()
 
 
 def reason(fault: OSError) -> str:

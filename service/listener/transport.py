@@ -421,7 +421,8 @@ def _receive(connection: socket.socket, size: int, end: float) -> bytearray:
 def _shut(connection: socket.socket) -> None:
     """Make every read and write of the connection end, in whatever thread it is."""
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        # SSLSocket's own would drop TLS first: who reads in another thread would take ciphertext for data.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _close(connection: socket.socket) -> None:

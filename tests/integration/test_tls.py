@@ -1,10 +1,13 @@
 """DICOM over TLS with real peers: openssl, dcmtk, Orthanc; in and out."""
 
+import importlib.util
+import select
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,14 @@ from service.core.states import StudyState
 from service.core.tls import SUITES
 from service.core.wire_checks import examine_wire
 from service.listener.scp import Listener
+from service.listener.transport import _shut
 from tests import factories
 from tests.certificates import Authority, Issued
 from tests.faults.peers import ASSOCIATE_AC, Peer
 from tests.faults.site import SHORT, Site, site
 from tests.faults.web import OddServer, http
 from tests.integration.test_delivery import reported, rows, study
-from tests.servers import Orthanc, StoreScp, eventually, executable, free_port, storescu
+from tests.servers import ROOT, Orthanc, StoreScp, eventually, executable, free_port, storescu
 from worker.context import Context
 from worker.dicomweb import DICOMwebPeer
 from worker.peer import Sendable
@@ -221,6 +225,18 @@ def test_a_fingerprint_binds_one_certificate(
             assert peer.associate(calling="ROUTER") == _NOT_RECOGNISED
 
 
+@pytest.mark.parametrize("name", ["router.example", "ROUTER.example", "fd00::1", "fd00:0:0::0:1"])
+def test_names_and_addresses_are_compared_in_one_form(
+    open_site: OpenSite, authority: Authority, name: str
+) -> None:
+    shows = authority.issue("Router.Example", ["fd00::1"])
+    with (
+        open_site(f'[peers.ROUTER]\ncertificates = ["{name}"]\n') as running,
+        Peer(running.tls_port, shows.client()) as peer,
+    ):
+        assert peer.associate(calling="ROUTER")[0] == ASSOCIATE_AC
+
+
 def test_a_title_is_believed_from_its_addresses_alone(
     open_site: OpenSite, router: Issued, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +271,22 @@ def test_the_plain_port_can_be_off(open_site: OpenSite, router: Issued) -> None:
             assert peer.associate(calling="ROUTER")[0] == ASSOCIATE_AC
 
 
+def test_the_health_check_asks_as_somebody_who_is_let_in_or_sees_that_it_listens(
+    open_site: OpenSite, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("healthcheck", ROOT / "deploy/healthcheck.py")
+    assert spec
+    assert spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    bound = '[peers.ROUTER]\ncertificates = ["router.example"]\n[peers.AWAY]\naddresses = ["10.0.0.0/8"]\n'
+    for peers in (bound, f"{bound}[peers.HERE]\n"):
+        with open_site(peers) as running:
+            assert script.fault_of("listener", running.settings) is None
+        assert script.fault_of("listener", running.settings)
+    assert "association.rejected" not in "".join(capfd.readouterr())
+
+
 def test_a_renewed_certificate_is_shown_without_a_restart(
     tmp_path: Path, open_site: OpenSite, hilum: Issued, authority: Authority, router: Issued
 ) -> None:
@@ -271,6 +303,22 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
         second = s_client(running.tls_port, *shown(router)).stdout
     assert "subject=CN = hilum.example" in first
     assert "subject=CN = renewed.example" in second
+
+
+def test_a_connection_that_another_thread_ends_reads_no_ciphertext(pacs: Issued) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        here = socket.create_connection(listening.getsockname())
+        there, _ = listening.accept()
+        accepting = pool.submit(pacs.server().wrap_socket, there, server_side=True)
+        with pacs.client().wrap_socket(here) as client, accepting.result(10) as server:
+            client.sendall(b"a data set")
+            assert select.select([server], [], [], 10)[0]
+            _shut(server)
+            read = b""
+            with suppress(OSError):
+                while part := server.recv(100):
+                    read += part
+            assert read in (b"", b"a data set")
 
 
 # --- out ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from service.core.destination import Destination
 from service.core.tls import Identity
 
 _SHA256 = "ab" * 32
-_ROUTER = Identity(frozenset({"router.example", "10.1.2.3"}), _SHA256)
+_ROUTER = Identity(frozenset({"router.example", "10.1.2.3", "fd00::1", "11:22:33:44:55:66:77:88"}), _SHA256)
 _OTHER = Identity(frozenset({"other.example"}), "cd" * 32)
 _PACS = Destination(name="PACS", url="dicoms://PACS@pacs.example:2762")
 _PLAIN = Destination(name="OLD", url="dicom://OLD@old.example:104")
@@ -64,6 +64,8 @@ def test_a_title_bound_to_addresses_calls_from_these_alone(address: str, admitte
         _SHA256,
         f"sha256:{_SHA256}",
         f"SHA256:{':'.join(['AB'] * 32)}",
+        "fd00:0::0:1",
+        "11:22:33:44:55:66:77:88",
     ],
 )
 def test_a_title_is_bound_to_a_certificate_by_name_or_fingerprint(certificate: str) -> None:
