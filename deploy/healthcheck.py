@@ -2,8 +2,8 @@
 
     python healthcheck.py listener
 
-The listener is asked by C-ECHO, the API over HTTP; the other roles serve nobody, so the signs of life that
-this container wrote into the ledger count.
+The listener is asked by C-ECHO, where it admits this machine, the API over HTTP; the other roles serve
+nobody, so the signs of life that this container wrote into the ledger count.
 """
 # ruff: noqa: PLC0415 (each image has what its own role imports)
 
@@ -29,8 +29,9 @@ def _listener(settings: Settings) -> str | None:
     from pynetdicom import AE, build_context
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-    # One of those that the listener admits.
-    title = settings.calling_ae_titles[0] if settings.calling_ae_titles else settings.ae_title
+    title = _admitted_title(settings)
+    if title is None:
+        return _closed(next(iter(settings.dimse_ports.values())))
     requestor = AE(title)
     requestor.connection_timeout = requestor.acse_timeout = requestor.dimse_timeout = 5
     association = requestor.associate(
@@ -41,6 +42,25 @@ def _listener(settings: Settings) -> str | None:
     status = association.send_c_echo().get("Status")
     association.release()
     return None if status == 0x0000 else f"C-ECHO was answered with {status}"
+
+
+def _admitted_title(settings: Settings) -> str | None:
+    """Return an AE title by which the listener lets this machine in without TLS, or None."""
+    if settings.dimse_port is None:
+        return None
+    if not settings.peers:
+        return settings.ae_title
+    admitted = (peer.ae_title for peer in settings.peers if peer.is_at("127.0.0.1") and not peer.certificates)
+    return next(admitted, None)
+
+
+def _closed(port: int) -> str | None:
+    """Return what keeps a connection from coming about; whoever asks for no more leaves no rejection."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError as fault:
+        return f"the listener accepts no connection: {fault}"
+    return None
 
 
 def _api(settings: Settings) -> str | None:

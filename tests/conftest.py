@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from tests.certificates import Authority
     from tests.servers import Gateway, Orthanc, PostgreSQL, Redis
 
 # The fixtures import tests.servers when called: tests of the network alone run where no database driver is.
@@ -55,6 +56,14 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         report.outcome = "failed"
         report.longrepr = f"skipped, and nothing is skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> "Authority":
+    """A CA that both ends of a connection believe."""
+    from tests.certificates import Authority
+
+    return Authority(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -477,12 +477,18 @@ class Orthanc(Server):
 
 
 class StoreScp(Server):
-    """dcmtk's storescp as a PACS that takes the given SOP classes, and no others; JPEG if it is told to."""
+    """dcmtk's storescp as a PACS that takes the given SOP classes, and no others; JPEG if it is told to.
+
+    `tls`: dcmtk's options of TLS; it must be called as localhost then.
+    """
 
     name = "storescp"
 
-    def __init__(self, *sop_classes: str, ae_title: str = "STORESCP", jpeg: bool = True) -> None:
+    def __init__(
+        self, *sop_classes: str, ae_title: str = "STORESCP", jpeg: bool = True, tls: Sequence[str] = ()
+    ) -> None:
         super().__init__()
+        self.tls = list(tls)
         self.jpeg = jpeg
         self.sop_classes = sop_classes
         self.ae_title = ae_title
@@ -490,7 +496,8 @@ class StoreScp(Server):
     @property
     def destination(self) -> str:
         """Its URL as a destination of reports."""
-        return f"dicom://{self.ae_title}@127.0.0.1:{self.port}"
+        where = f"{self.ae_title}@localhost" if self.tls else f"{self.ae_title}@127.0.0.1"
+        return f"{'dicoms' if self.tls else 'dicom'}://{where}:{self.port}"
 
     @property
     def received(self) -> Path:
@@ -512,7 +519,7 @@ class StoreScp(Server):
         if not program.exists():
             raise ServerError(f"{program} is not installed: apt-get install dcmtk")
         options = ["-v", "-aet", self.ae_title, "-od", str(self.received), "-xf", str(configuration)]
-        return [str(program), *options, "Default", str(self.port)]
+        return [str(program), *options, "Default", *self.tls, str(self.port)]
 
     def ready(self) -> bool:
         with socket.socket() as probe:

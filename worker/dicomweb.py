@@ -17,6 +17,7 @@ from typing import Any, Self
 import httpx
 from pydicom.uid import ExplicitVRLittleEndian
 
+from service.core import tls
 from service.core.destination import Destination
 from service.core.errors import DeliveryError, HilumError, NotAccepted, PermanentDelivery, TransientDelivery
 from worker.dicomweb_answers import (
@@ -50,14 +51,15 @@ class DICOMwebPeer:
     Parameters
     ----------
     destination
-        One of ``http://`` or ``https://``. Certificates are held against the machine's own trust store.
+        One of ``http://`` or ``https://``. Its certificate is held against the CAs of its `tls`, else
+        against the machine's own.
     longest_seconds
         Bound of one exchange, however busy.
 
     Raises
     ------
     TransientDelivery
-        When its credentials can't be read.
+        When its credentials or a file of its TLS can't be read.
     """
 
     def __init__(self, destination: Destination, longest_seconds: float = _LONGEST_SECONDS) -> None:
@@ -72,13 +74,14 @@ class DICOMwebPeer:
         try:
             if authorization := destination.authorization():
                 headers["Authorization"] = authorization
+            self._context = tls.client_context(destination.tls or tls.TLSFiles())
         except ValueError as fault:
             raise TransientDelivery(f"destination {destination.name}: {fault}") from None
         self._client = httpx.Client(
             headers=headers,
             # The environment's proxies and .netrc are not what the site configured here.
             trust_env=False,
-            verify=ssl.create_default_context(),
+            verify=self._context,
             timeout=httpx.Timeout(60, connect=10),
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )
@@ -199,6 +202,7 @@ class DICOMwebPeer:
         TransientDelivery
             When there is none in time, or it is too long.
         """
+        self._context.fault = None
         try:
             with (
                 self._in_time(),
@@ -212,14 +216,19 @@ class DICOMwebPeer:
                     if len(content) > _LONGEST_ANSWER_BYTES:
                         raise TransientDelivery(f"{self._address} answered at too great a length")
                 return answer.status_code, answer.headers.get("content-type", ""), bytes(content)
-        except httpx.TimeoutException:
-            raise TransientDelivery(f"{self._address} did not answer in time") from None
-        except httpx.ConnectError as fault:
-            why = "its certificate is not trusted" if "CERTIFICATE" in str(fault) else "no connection"
-            raise TransientDelivery(f"{self._address} cannot be reached ({why})") from None
         except (httpx.HTTPError, httpx.InvalidURL) as fault:
-            why = "took too long" if self._overdue else f"broke off ({type(fault).__name__})"
-            raise TransientDelivery(f"{self._address}: the exchange {why}") from None
+            raise TransientDelivery(self._why(fault)) from None
+
+    def _why(self, fault: Exception) -> str:
+        """Return in words what ended an exchange."""
+        if isinstance(self._context.fault, ssl.SSLError):
+            return f"{self._address}: {tls.reason(self._context.fault)}"
+        if isinstance(fault, httpx.TimeoutException):
+            return f"{self._address} did not answer in time"
+        if isinstance(fault, httpx.ConnectError):
+            return f"{self._address} cannot be reached (no connection)"
+        why = "took too long" if self._overdue else f"broke off ({type(fault).__name__})"
+        return f"{self._address}: the exchange {why}"
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
 )
 
+from service.core import tls
 from service.core.destination import Destination
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
 from worker.peer import IDENTITY, Sendable, Sent, trusted
@@ -28,6 +29,7 @@ _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _PENDING = (0xFF00, 0xFF01)
 _REQUEST_STORAGE_COMMITMENT = 1  # PS3.4 J.3.2.1
 _DIMSE_SECONDS = 60
+_CONNECTION_SECONDS = 10
 _QUERY_SECONDS = 20
 # A destination that takes queries and answers none, so often in a row, is asked no more for so long: some
 # accept the context from everybody and abort when somebody unknown asks.
@@ -51,7 +53,7 @@ class DimsePeer:
     Raises
     ------
     TransientDelivery
-        When no association comes about.
+        When no association comes about, or a file of its TLS can't be used.
     NotAccepted
         When the destination accepts none of the objects' SOP classes.
     """
@@ -69,7 +71,7 @@ class DimsePeer:
         objects = list(objects)
         entity = AE(calling_ae_title)
         entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, _DIMSE_SECONDS, 60
-        entity.connection_timeout = 10
+        entity.connection_timeout = _CONNECTION_SECONDS
         entity.requested_contexts = [
             build_context(sop_class, list(_UNCOMPRESSED if syntax in _UNCOMPRESSED else (syntax,)))
             for sop_class, syntax in dict.fromkeys(
@@ -85,8 +87,17 @@ class DimsePeer:
         for sop_class in asked:
             entity.add_requested_context(sop_class, list(_UNCOMPRESSED))
         called, host, port = destination.ae_title, destination.host, destination.port
-        self._association = entity.associate(host, port, ae_title=called, evt_handlers=handlers)
+        context = _tls_context(destination)
+        self._association = entity.associate(
+            host,
+            port,
+            ae_title=called,
+            evt_handlers=handlers,
+            tls_args=None if context is None else (context, host),
+        )
         if not self._association.is_established:
+            if context is not None and context.fault is not None:
+                raise TransientDelivery(f"{called} at {host}:{port}: {tls.reason(context.fault)}")
             if self._association.is_rejected:
                 primitive: Any = self._association.acceptor.primitive
                 raise TransientDelivery(f"{called} rejected the association ({primitive.reason_str})")
@@ -227,6 +238,16 @@ class DimsePeer:
     def _is_mute(self) -> bool:
         count, until = _unanswered.get(self._name, (0, 0.0))
         return count >= _MOST_UNANSWERED and time.monotonic() < until
+
+
+def _tls_context(destination: Destination) -> tls.ClientContext | None:
+    """Return a context from the files as they are now."""
+    if not destination.is_tls:
+        return None
+    try:
+        return tls.client_context(destination.tls or tls.TLSFiles())
+    except ValueError as fault:
+        raise TransientDelivery(f"destination {destination.name}: {fault}") from None
 
 
 def _read(item: Sendable) -> Dataset:

@@ -8,11 +8,12 @@ import typer
 from service.commands.console import console
 from service.core.checks import Check, examine
 from service.core.settings import Settings
+from service.core.wire_checks import examine_wire
 
 
 def doctor(settings: Settings, as_json: bool) -> int:
     """Print every check; return 0 only when all is right."""
-    checks = [*examine(settings), *_worker_checks(settings)]
+    checks = [*examine(settings), *examine_wire(settings), *_worker_checks(settings)]
     if as_json:
         typer.echo(json.dumps([vars(check) for check in checks], indent=2))
     else:
@@ -20,7 +21,7 @@ def doctor(settings: Settings, as_json: bool) -> int:
         for check in checks:
             mark = "[green]right[/green]" if check.right else "[red]wrong[/red]"
             screen.print(f"{mark}  {check.name}: {check.seen}")
-            if check.mend and (not check.right or "any calling" in check.seen):
+            if check.mend and (check.warns or not check.right):
                 screen.print(f"       {check.mend}", style="yellow")
     return 0 if all(check.right for check in checks) else 1
 

@@ -110,7 +110,10 @@ def demo(
 @app.command()
 def send(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
-    to: Annotated[str | None, typer.Option(help="dicom://AET@host:port; without it this gateway.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="dicom://AET@host:port, or dicoms://… for TLS; without it this gateway."),
+    ] = None,
 ) -> None:
     """Send DICOM files by C-STORE, as a router would."""
     from service.commands.send import send as run

@@ -30,12 +30,18 @@ def listen(settings: Settings) -> None:
     from service.listener.scp import Listener
 
     ledger, spool = _open(settings, "listener")
-    checks.require_port(settings.dimse_host, settings.dimse_port, "HILUM_DIMSE_PORT")
+    for setting, port in settings.dimse_ports.items():
+        checks.require_port(settings.dimse_host, port, setting)
     listener = Listener(settings, spool, ledger)
     listener.start()
-    if not settings.calling_ae_titles:
+    if not settings.peers:
         _log.warning("listener.open", hint="any AE title may send: set HILUM_CALLING_AE_TITLES")
-    _log.info("listener.started", host=settings.dimse_host, port=settings.dimse_port)
+    _log.info(
+        "listener.started",
+        host=settings.dimse_host,
+        port=settings.dimse_port,
+        tls_port=settings.dimse_tls_port,
+    )
     beating = start_beating(ledger, "listener")
     _until_terminated()
     beating.set()

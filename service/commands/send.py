@@ -80,11 +80,13 @@ def _sent(batch: list[tuple[Path, Sendable]], settings: Settings, target: Destin
 def _target(settings: Settings, to: str | None) -> Destination:
     """Return whom to send to: this gateway unless told otherwise."""
     if to is None:
-        to = f"dicom://{settings.ae_title}@{settings.dimse_host}:{settings.dimse_port}"
+        at = f"{settings.ae_title}@{settings.dimse_host}"
+        plain = settings.dimse_port is not None
+        to = f"dicom://{at}:{settings.dimse_port}" if plain else f"dicoms://{at}:{settings.dimse_tls_port}"
     try:
-        return Destination(name="to", url=to)
+        return Destination(name="to", url=to).with_our(settings.tls_files)
     except ValidationError:
-        raise ConfigurationError("--to is dicom://AET@host:port") from None
+        raise ConfigurationError("--to is dicom://AET@host:port, or dicoms://… for TLS") from None
 
 
 def _report(file: Path, sent: Sent) -> int:

@@ -38,7 +38,8 @@ def up(settings: Settings) -> None:
 
 
 def _run(settings: Settings, supervisor: Supervisor) -> None:
-    checks.require_port(settings.dimse_host, settings.dimse_port, "HILUM_DIMSE_PORT")
+    for setting, port in settings.dimse_ports.items():
+        checks.require_port(settings.dimse_host, port, setting)
     checks.require_port(settings.http_host, settings.http_port, "HILUM_HTTP_PORT")
     try:
         if settings.broker_url is None:
@@ -49,12 +50,16 @@ def _run(settings: Settings, supervisor: Supervisor) -> None:
         environment = {"HILUM_DATA_DIR": str(Path(settings.data_dir).resolve())}
         for role in _ROLES:
             supervisor.add(Child(role, hilum_command(role), environment, stop_seconds=40.0))
-        _log.info("up", dimse_port=settings.dimse_port, http_port=settings.http_port, pid=os.getpid())
+        _log.info("up", **_ports(settings), pid=os.getpid())
         supervisor.run()
     finally:
         supervisor.stop()
         if settings.broker_url is None:
             remove_socket(settings.data_dir)
+
+
+def _ports(settings: Settings) -> dict[str, int | None]:
+    return {name: getattr(settings, name) for name in ("dimse_port", "dimse_tls_port", "http_port")}
 
 
 def _wait_for_redis(url: str) -> None:

@@ -31,12 +31,16 @@ _CLOCK_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: whether it is right, what was seen, and what to do if it is not."""
+    """One thing looked at: whether it is right, what was seen, and what to do if it is not.
+
+    `warns`: it is right, and a person should do something all the same.
+    """
 
     name: str
     right: bool
     seen: str
     mend: str = ""
+    warns: bool = False
 
 
 def require(settings: Settings) -> None:
@@ -81,7 +85,6 @@ def examine(settings: Settings) -> Iterator[Check]:
     for destination in settings.destinations:
         known = "".join(f"; {line}" for line in remembered.get(destination.name, ()))
         yield _reachable(f"destination {destination.name}", destination.host, destination.port, known)
-    yield _admission(settings)
 
 
 def data_folder(settings: Settings) -> Check:
@@ -218,13 +221,6 @@ def _remembered(settings: Settings) -> dict[str, list[str]]:
     except (ConfigurationError, SQLAlchemyError):
         return {}  # said by the check of the ledger
     return known
-
-
-def _admission(settings: Settings) -> Check:
-    titles = settings.calling_ae_titles
-    if titles:
-        return Check("admission", True, f"calling AE titles {', '.join(titles)}")
-    return Check("admission", True, "any calling AE title may send", "Set HILUM_CALLING_AE_TITLES")
 
 
 def _tried(name: str, attempt: Callable[[], str], mend: str) -> Check:

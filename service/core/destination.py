@@ -13,8 +13,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from service.core.errors import ConfigurationError
 from service.core.states import Kind
+from service.core.tls import TLSFiles, client_context
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_DIMSE, _TLS = {"dicom", "dicoms"}, {"dicoms", "https"}
 _BEARER = re.compile(r"Bearer [A-Za-z0-9\-._~+/]+=*")  # RFC 6750 2.1
 _USER_AND_PASSWORD = re.compile(r"(?!Bearer )[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]*")
 _DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,4})(?P<unit>[mhd])")
@@ -35,9 +37,12 @@ class Destination(BaseModel):
     Attributes
     ----------
     url
-        ``dicom://AET@host:port``, or ``https://host/dicom-web``, below which ``/studies`` lies.
+        ``dicom://AET@host:port``, ``dicoms://…`` for TLS, or ``https://host/dicom-web``, below which
+        ``/studies`` lies.
     credentials_file
         Of a STOW-RS server: a file with one line, ``user:password`` or ``Bearer TOKEN``.
+    tls
+        Of ``dicoms://`` and ``https://``: the CA that vouches for it, and the certificate that it is shown.
     required
         Whether a study counts as delivered only with it.
     objects
@@ -70,6 +75,7 @@ class Destination(BaseModel):
     expires_after: Annotated[timedelta, BeforeValidator(_duration)] | None = None
     confirm: Literal["commitment", "find", "qido", "none"] | None = None
     credentials_file: Path | None = None
+    tls: TLSFiles | None = None
 
     @field_validator("url")
     @classmethod
@@ -80,10 +86,12 @@ class Destination(BaseModel):
                 raise ValueError("user and password do not belong into a URL: put them into credentials_file")
             if not parts.hostname or parts.query or parts.fragment:
                 raise ValueError("a STOW-RS server is https://host/path, without ? and #")
-        elif parts.scheme != "dicom":
-            raise ValueError("a destination is dicom://AET@host:port or https://host/dicom-web")
+        elif parts.scheme not in _DIMSE:
+            raise ValueError(
+                "a destination is dicoms://AET@host:port, dicom://AET@host:port or https://host/dicom-web"
+            )
         elif not (parts.username and parts.hostname and parts.port):
-            raise ValueError("AE title, host and port are all needed: dicom://AET@host:port")
+            raise ValueError(f"AE title, host and port are all needed: {parts.scheme}://AET@host:port")
         return url
 
     @model_validator(mode="after")
@@ -108,6 +116,13 @@ class Destination(BaseModel):
             faults.append(f'confirm = "{self.confirm}" is not asked of {scheme(self.url)}:// destinations')
         if self.sr_form == "none" and not set(self.objects) - {"sr", "rejection"}:
             faults.append("it gets nothing at all: name objects, or take the destination out")
+        faults += self._faults_of_files()
+        if faults:
+            raise ValueError("; ".join(f"destination {self.name}: {fault}" for fault in faults))
+        return self
+
+    def _faults_of_files(self) -> list[str]:
+        faults = []
         if self.credentials_file is not None:
             try:
                 self.authorization()
@@ -115,9 +130,14 @@ class Destination(BaseModel):
                 faults.append(str(fault))
             if not self.is_dicomweb:
                 faults.append("credentials_file is for https://…: C-STORE has no credentials")
-        if faults:
-            raise ValueError("; ".join(f"destination {self.name}: {fault}" for fault in faults))
-        return self
+        if self.tls is not None and not self.is_tls:
+            faults.append(f"tls is for dicoms:// and https://, and this one is {scheme(self.url)}://")
+        elif self.tls is not None:
+            try:
+                client_context(self.tls)
+            except ValueError as fault:
+                faults.append(f"tls: {fault}")
+        return faults
 
     @property
     def sr_form(self) -> str:
@@ -162,6 +182,24 @@ class Destination(BaseModel):
         """Whether it is reached by STOW-RS, not by C-STORE."""
         return urlsplit(self.url).scheme in _DEFAULT_PORTS
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted and its certificate is checked."""
+        return urlsplit(self.url).scheme in _TLS
+
+    def with_our(self, files: TLSFiles) -> Self:
+        """Return it with what our listener shows and believes, where it is ``dicoms://`` and silent."""
+        if scheme(self.url) != "dicoms":
+            return self
+        given = self.tls or TLSFiles()
+        if given.certificate_file is None and given.key_file is None:
+            given = given.model_copy(
+                update={"certificate_file": files.certificate_file, "key_file": files.key_file}
+            )
+        return self.model_copy(
+            update={"tls": given.model_copy(update={"ca_file": given.ca_file or files.ca_file})}
+        )
+
     def authorization(self) -> str | None:
         """Return the value of the Authorization header, read anew so that changed credentials count.
 
@@ -199,8 +237,8 @@ class Destination(BaseModel):
         return parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
-def read_destinations(path: Path) -> list[dict[str, object]]:
-    """Return the destinations of the TOML file that `HILUM_CONFIG` names.
+def read_config(path: Path) -> dict[str, dict[str, dict[str, object]]]:
+    """Return the tables ``destinations`` and ``peers`` of the TOML file that `HILUM_CONFIG` names.
 
     Raises
     ------
@@ -213,10 +251,13 @@ def read_destinations(path: Path) -> list[dict[str, object]]:
         raise ConfigurationError(f"HILUM_CONFIG: {path} can't be read ({fault.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise ConfigurationError(f"HILUM_CONFIG: {path} is no TOML: {fault}") from None
-    unknown = sorted(set(table) - {"destinations"})
+    unknown = sorted(set(table) - {"destinations", "peers"})
     if unknown:
         raise ConfigurationError(f"HILUM_CONFIG: {path} has an unknown table: {', '.join(unknown)}")
-    return [{"name": name, **entry} for name, entry in table.get("destinations", {}).items()]
+    for kind, entries in table.items():
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise ConfigurationError(f"HILUM_CONFIG: {path}: {kind} are tables, [{kind}.NAME]")
+    return {kind: table.get(kind, {}) for kind in ("destinations", "peers")}
 
 
 def default_name(url: str) -> str:

@@ -5,9 +5,10 @@ with every fault listed at once. What one line can't say stands in the TOML file
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -15,17 +16,17 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.core.destination import Destination, default_name, read_destinations, scheme
+from service.core.admission import AETitle, Peer
+from service.core.destination import Destination, default_name, read_config, scheme
 from service.core.errors import ConfigurationError
+from service.core.tls import TLSFiles, client_context
 
-AETitle = Annotated[
-    str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
-]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _TOKEN = re.compile(r"(?P<name>[\w.-]+):(?P<role>viewer|clinician|administrator):(?P<sha256>[0-9a-f]{64})")
@@ -49,21 +50,37 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(
-        None, description="TOML file for what one line can't say: `[destinations.NAME]`"
+        None, description="TOML file for what one line can't say: `[destinations.NAME]`, `[peers.NAME]`"
     )
     data_dir: Path = Field(Path("hilum-data"), description="Spool, SQLite ledger, embedded Redis, reports")
     ae_title: AETitle = Field("HILUM", description="Our AE title")
     dimse_host: str = Field("127.0.0.1", description="Address the listener binds")
-    dimse_port: Port = Field(11112, description="Port of the listener")
+    dimse_port: Port | None = Field(
+        11112, description="Port of the listener without TLS; `off`: there is none"
+    )
+    dimse_tls_port: Port | None = Field(
+        None, description="Port of the listener with TLS, 2762 by custom; empty or `off`: there is none"
+    )
+    dimse_tls_certificate_file: Path | None = Field(
+        None, description="Our certificate for DICOM over TLS (PEM), with what stands between it and its CA"
+    )
+    dimse_tls_key_file: Path | None = Field(
+        None, description="Its private key (PEM, no password), readable by its owner alone"
+    )
+    dimse_tls_ca_file: Path | None = Field(
+        None, description="The CAs that vouch for peers and `dicoms://` destinations (PEM)"
+    )
     http_host: str = Field("127.0.0.1", description="Address the API binds")
     http_port: Port = Field(8080, description="Port of the API")
     destinations: Annotated[tuple[Destination, ...], NoDecode] = Field(
         (),
-        description="Comma list of `NAME=dicom://AET@host:port` or `NAME=https://host/dicom-web` (STOW-RS); "
-        "the name may be left out",
+        description="Comma list of `NAME=dicom://AET@host:port` (`dicoms://…`: TLS) or "
+        "`NAME=https://host/dicom-web` (STOW-RS); the name may be left out",
     )
-    calling_ae_titles: Annotated[tuple[AETitle, ...], NoDecode] = Field(
-        (), description="Comma list of AE titles that may send; empty admits any, with a warning"
+    calling_ae_titles: Annotated[tuple[Peer, ...], NoDecode] = Field(
+        (),
+        description="Comma list of AE titles that may send, short for `[peers.NAME]`; without either "
+        "any may, from this machine",
     )
     broker_url: str | None = Field(None, description="`redis://…` or `rediss://…`; empty: the embedded Redis")
     database_url: str | None = Field(
@@ -110,10 +127,26 @@ class Settings(BaseSettings):
         20, ge=1, le=200, description="STOW-RS requests at a time; one more is answered 503 for now"
     )
 
-    @field_validator("config", "broker_url", "database_url", "timezone", "weights", mode="before")
+    @field_validator(
+        "config",
+        "broker_url",
+        "database_url",
+        "timezone",
+        "weights",
+        "dimse_tls_port",
+        "dimse_tls_certificate_file",
+        "dimse_tls_key_file",
+        "dimse_tls_ca_file",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("dimse_port", "dimse_tls_port", mode="before")
+    @classmethod
+    def _off_is_none(cls, value: object) -> object:
+        return None if value == "off" else value
 
     @field_validator("destinations", mode="before")
     @classmethod
@@ -128,10 +161,20 @@ class Settings(BaseSettings):
             found.append({"name": name, "url": url})
         return found
 
+    @field_validator("destinations")
+    @classmethod
+    def _show_our_certificate(
+        cls, value: tuple[Destination, ...], info: ValidationInfo
+    ) -> tuple[Destination, ...]:
+        return tuple(item.with_our(_tls_files(info.data)) for item in value)
+
     @field_validator("calling_ae_titles", mode="before")
     @classmethod
     def _parse_titles(cls, value: object) -> object:
-        return tuple(_items(value)) if isinstance(value, str) else value
+        items = _items(value) if isinstance(value, str) else value
+        if not isinstance(items, Sequence):
+            return value
+        return [{"ae_title": item} if isinstance(item, str) else item for item in items]
 
     @field_validator("api_tokens", mode="before")
     @classmethod
@@ -175,8 +218,16 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_config(cls, data: dict[str, object]) -> dict[str, object]:
-        if data.get("config") and not data.get("destinations"):
-            data["destinations"] = read_destinations(Path(str(data["config"])))
+        if not data.get("config"):
+            return data
+        table = read_config(Path(str(data["config"])))
+        if not data.get("destinations"):
+            data["destinations"] = [{"name": name, **entry} for name, entry in table["destinations"].items()]
+        peers = [{"ae_title": name, **entry} for name, entry in table["peers"].items()]
+        said = [peer["ae_title"] for peer in peers]
+        given = data.get("calling_ae_titles") or ()
+        others = _items(given) if isinstance(given, str) else list(given)  # type: ignore[call-overload]
+        data["calling_ae_titles"] = [*peers, *(item for item in others if item not in said)]
         return data
 
     @model_validator(mode="after")
@@ -186,12 +237,61 @@ class Settings(BaseSettings):
         names = [destination.name for destination in self.destinations]
         if len(names) != len(set(names)):
             raise ValueError("HILUM_DESTINATIONS names two destinations alike: give each NAME=dicom://…")
+        if faults := self._faults_of_dimse():
+            raise ValueError("\n".join(faults))
         if self.http_host not in _LOOPBACK and not self.api_tokens:
             raise ValueError(
                 f"HILUM_HTTP_HOST={self.http_host} opens the API to the network without HILUM_API_TOKENS: "
                 "set tokens (`hilum token`), or bind 127.0.0.1"
             )
         return self
+
+    def _faults_of_dimse(self) -> list[str]:
+        faults = []
+        titles = [peer.ae_title for peer in self.peers]
+        if len(titles) != len(set(titles)):
+            faults.append("HILUM_CALLING_AE_TITLES: two peers have the same AE title: make one entry of them")
+        if self.dimse_port is None and self.dimse_tls_port is None:
+            faults.append("HILUM_DIMSE_PORT=off leaves no port: set HILUM_DIMSE_TLS_PORT")
+        elif self.dimse_port == self.dimse_tls_port:
+            faults.append("HILUM_DIMSE_TLS_PORT is HILUM_DIMSE_PORT: each needs a port of its own")
+        if self.dimse_port is not None and self.dimse_host not in _LOOPBACK and not self.peers:
+            faults.append(
+                f"HILUM_DIMSE_HOST={self.dimse_host} lets anybody in the network send: name who may in "
+                "HILUM_CALLING_AE_TITLES or [peers.NAME], or bind 127.0.0.1"
+            )
+        try:
+            client_context(self.tls_files)
+        except ValueError as fault:
+            faults.append(f"HILUM_DIMSE_TLS_…: {fault}")
+        if self.dimse_tls_port is None:
+            return faults
+        for suffix, file in self.tls_files:
+            if file is None:
+                faults.append(f"HILUM_DIMSE_TLS_PORT needs HILUM_DIMSE_TLS_{suffix.upper()}")
+        bound = any(peer.certificates for peer in self.peers)
+        if not bound and not any(item.is_tls and not item.is_dicomweb for item in self.destinations):
+            faults.append(
+                "HILUM_DIMSE_TLS_PORT is open to nobody: name the certificates of [peers.NAME] in the "
+                "file of HILUM_CONFIG"
+            )
+        return faults
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Who may call: those of ``[peers.NAME]`` and of the short form."""
+        return self.calling_ae_titles
+
+    @property
+    def tls_files(self) -> TLSFiles:
+        """Our certificate and key, and the CAs of peers, for DICOM over TLS."""
+        return _tls_files(vars(self))
+
+    @property
+    def dimse_ports(self) -> dict[str, int]:
+        """The ports of the listener by their settings."""
+        ports = {"HILUM_DIMSE_PORT": self.dimse_port, "HILUM_DIMSE_TLS_PORT": self.dimse_tls_port}
+        return {name: port for name, port in ports.items() if port is not None}
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -234,6 +334,11 @@ def _line(location: tuple[int | str, ...], message: str) -> str:
         return message
     name, *inside = (str(part) for part in location)
     return f"HILUM_{name.upper()}{''.join(f'[{part}]' for part in inside)}: {message}"
+
+
+def _tls_files(values: Mapping[str, Any]) -> TLSFiles:
+    names = ("ca_file", "certificate_file", "key_file")
+    return TLSFiles(**{name: values.get(f"dimse_tls_{name}") for name in names})
 
 
 def _items(value: str) -> list[str]:

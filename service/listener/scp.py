@@ -16,13 +16,15 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
+from service.core.admission import Admission, Caller
 from service.core.confirmation import take_commitment
-from service.core.errors import HilumError, Mismatch, Unreadable
+from service.core.errors import ConfigurationError, HilumError, Mismatch, Unreadable
 from service.core.incoming import IncomingFile, full, remove_leftovers
 from service.core.ledger import Ledger
 from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
+from service.core.tls import RenewedContext
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import commitment_context, storage_contexts, verification_context
 from service.listener.transport import Handler, Server, missing_internals
@@ -50,16 +52,14 @@ class Listener:
         self._storage, self._commitment = storage_contexts(), commitment_context()
         self._ae.supported_contexts = [verification_context(), *self._storage]
         self._ae.require_called_aet = True
-        self._ae.require_calling_aet = list(settings.calling_ae_titles)
-        self._answering = {item.ae_title for item in settings.destinations if not item.is_dicomweb}
-        if settings.calling_ae_titles:
-            # They may answer; what else they may, `_contexts` says.
-            self._ae.require_calling_aet += sorted(self._answering)
+        self._admission = Admission(settings.peers, settings.destinations)
+        if settings.peers:
+            self._ae.require_calling_aet = [peer.ae_title for peer in self._admission.peers]
         self._ae.maximum_associations = settings.max_associations
         self._ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
         self._ae.acse_timeout = self._bounds.closing
         self._ae.network_timeout = self._ae.dimse_timeout = self._bounds.idle
-        self._server: Server | None = None
+        self._servers: list[Server] = []
 
     def start(self) -> None:
         """Bind and serve from threads.
@@ -67,9 +67,10 @@ class Listener:
         Raises
         ------
         OSError
-            When the address can't be bound.
+            When an address can't be bound.
+        ConfigurationError
+            When this pynetdicom can't keep whom the settings keep out.
         """
-        address = (self._settings.dimse_host, self._settings.dimse_port)
         handlers: list[Handler] = [
             (evt.EVT_REJECTED, _log_rejection),
             (evt.EVT_C_STORE, self._on_store),
@@ -79,39 +80,64 @@ class Listener:
         ]
         if missing := missing_internals():
             _log.warning("listener.unbounded", missing=missing, hint="install the pinned pynetdicom")
-            self._start_plain(address, handlers)
+            self._start_plain(handlers)
             return
         if removed := remove_leftovers(self._spool.incoming):
             _log.info("listener.leftovers_removed", files=removed)
         slots = Slots.of(self._settings)
-        self._server = Server(
-            self._ae, address, handlers, slots, self._bounds, self._new_file, self._contexts
-        )
-        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
+        for setting, port in self._settings.dimse_ports.items():
+            secured = RenewedContext(self._settings.tls_files) if "TLS" in setting else None
+            address = (self._settings.dimse_host, port)
+            self._servers.append(
+                Server(self._ae, address, handlers, slots, self._bounds, self._new_file, self._admit, secured)
+            )
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
 
     def stop(self) -> None:
         """Accept nobody new, let the running associations end for a while, then abort what is left."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            deadline = time.monotonic() + _DRAIN_SECONDS
-            while self._ae.active_associations and time.monotonic() < deadline:
-                time.sleep(0.05)
-            self._server.abort()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while self._servers and self._ae.active_associations and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for server in self._servers:
+            server.abort()
         self._ae.shutdown()
 
-    def _start_plain(self, address: tuple[str, int], handlers: list[Handler]) -> None:
+    def _start_plain(self, handlers: list[Handler]) -> None:
         """Serve as pynetdicom does by itself: nothing is lost, but a peer can stall it."""
+        bound = any(peer.addresses or peer.certificates for peer in self._settings.peers)
+        if bound or self._settings.dimse_port is None or self._settings.dimse_tls_port is not None:
+            raise ConfigurationError(
+                "addresses and certificates of peers need the pinned pynetdicom: install Hilum again with "
+                "its dependencies"
+            )
         _config.STORE_RECV_CHUNKED_DATASET = True
         tempfile.tempdir = str(self._spool.incoming)
+        address = (self._settings.dimse_host, self._settings.dimse_port)
         self._ae.start_server(address, block=False, evt_handlers=list(handlers))
 
-    def _contexts(self, calling_ae_title: str) -> list[PresentationContext]:
-        """Return what is offered to this peer: storage to who may send, its answers to a destination."""
+    def _admit(self, calling_ae_title: str, caller: Caller) -> list[PresentationContext] | None:
+        """Return what is offered: storage to who may send, its answers to a destination; None to nobody."""
+        verdict = self._admission.judge(calling_ae_title, caller)
+        if verdict.refusal is not None:
+            shown = {}
+            if caller.identity is not None:
+                shown = {"certificate": sorted(caller.identity.names), "sha256": caller.identity.sha256}
+            _log.warning(
+                "association.rejected",
+                peer=caller.address,
+                calling_ae_title=calling_ae_title,
+                reason=verdict.refusal,
+                **shown,
+            )
+            return None
         offered = [verification_context()]
-        if not self._settings.calling_ae_titles or calling_ae_title in self._settings.calling_ae_titles:
+        if verdict.may_store:
             offered += self._storage
-        if calling_ae_title in self._answering:
+        if verdict.may_answer:
             offered.append(self._commitment)
         return offered
 

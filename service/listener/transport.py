@@ -34,6 +34,8 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from service.core import tls
+from service.core.admission import Caller
 from service.core.errors import InvalidUID, Refused
 from service.core.identifiers import checked_uid
 from service.core.incoming import IncomingFile
@@ -45,6 +47,8 @@ _LONGEST_PDU = MAXIMUM_PDU_BYTES + 1024
 _A_ASSOCIATE_RQ = 0x01
 # A-ASSOCIATE-RJ: rejected-transient, presentation related, local-limit-exceeded (PS3.8 9.3.4).
 _REJECTION = bytes.fromhex("0300 00000004 00 02 03 02")
+# The same: rejected-permanent, service-user, calling-AE-title-not-recognized.
+_NOT_RECOGNISED = bytes.fromhex("0300 00000004 00 01 01 03")
 # A-ABORT by the service provider (PS3.8 9.3.8).
 _ABORT = bytes.fromhex("0700 00000004 0000 02")
 _NOT_SPECIFIED, _UNEXPECTED_PDU, _INVALID_PARAMETER = b"\x00", b"\x02", b"\x06"
@@ -57,7 +61,8 @@ _log = structlog.get_logger()
 
 Handler = tuple[evt.EventType, Callable[[Event], Any]]
 NewFile = Callable[[], IncomingFile]
-Contexts = Callable[[str], Iterable[PresentationContext]]
+Contexts = Iterable[PresentationContext]
+Admit = Callable[[str, Caller], Contexts | None]
 
 
 class PduTooLong(OSError):
@@ -92,10 +97,10 @@ class Server(socketserver.ThreadingTCPServer):
         Whose titles and timeouts hold.
     handlers
         Events to bind to every association.
-    contexts
-        The presentation contexts for a calling AE title.
+    admit
+        Returns the presentation contexts for a calling AE title and where it calls from; None to reject it.
     ssl_context
-        With it every connection starts with a TLS handshake.
+        Returns the context of the TLS handshake with which every connection starts; without it none does.
     """
 
     allow_reuse_address = True
@@ -110,8 +115,8 @@ class Server(socketserver.ThreadingTCPServer):
         slots: Slots,
         bounds: Bounds,
         new_file: NewFile,
-        contexts: Contexts,
-        ssl_context: ssl.SSLContext | None = None,
+        admit: Admit,
+        ssl_context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._ae = ae
@@ -119,7 +124,7 @@ class Server(socketserver.ThreadingTCPServer):
         self._slots = slots
         self._bounds = bounds
         self._new_file = new_file
-        self._contexts = contexts
+        self._admit = admit
         self._ssl_context = ssl_context
         self._lock = threading.Lock()
         self._half_open: dict[socket.socket, None] = {}
@@ -142,7 +147,7 @@ class Server(socketserver.ThreadingTCPServer):
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._ssl_context is not None:
-                connection = self._ssl_context.wrap_socket(
+                connection = self._ssl_context().wrap_socket(
                     connection, server_side=True, do_handshake_on_connect=False
                 )
             self._enter(connection)
@@ -150,12 +155,18 @@ class Server(socketserver.ThreadingTCPServer):
             if not first:
                 return
             calling_ae_title = first[26:42].decode("ascii", "replace").strip()
+            contexts = self._admit(calling_ae_title, Caller(peer, _identity(connection)))
+            if contexts is None:
+                self._reject(connection, _NOT_RECOGNISED)
+                return
             with self._slots.taken(peer, calling_ae_title) as full:
                 if full is None:
-                    self._associate(connection, client_address, calling_ae_title, first)
+                    self._associate(connection, client_address, contexts, first)
                 else:
                     _log.warning("association.rejected", peer=peer, full=full)
-                    self._reject(connection)
+                    self._reject(connection, _REJECTION)
+        except ssl.SSLError as fault:
+            _log.warning("connection.refused", peer=peer, reason=tls.reason(fault))
         except OSError as fault:
             _log.info("connection.ended", peer=peer, error=type(fault).__name__)
         finally:
@@ -198,14 +209,14 @@ class Server(socketserver.ThreadingTCPServer):
         body = _receive(connection, length, end)
         return bytes(header + body) if len(body) == length else None
 
-    def _reject(self, connection: socket.socket) -> None:
+    def _reject(self, connection: socket.socket, rejection: bytes) -> None:
         connection.settimeout(self._bounds.closing)
-        connection.sendall(_REJECTION)
+        connection.sendall(rejection)
         # Closing while the peer still sends could lose the rejection; it has read it when it closes.
         _receive(connection, 1, time.monotonic() + self._bounds.closing)
 
     def _associate(
-        self, connection: socket.socket, client_address: Any, calling_ae_title: str, first: bytes
+        self, connection: socket.socket, client_address: Any, contexts: Contexts, first: bytes
     ) -> None:
         """Let pynetdicom run an association; returns when both of its threads have ended."""
         peer = str(client_address[0])
@@ -225,7 +236,7 @@ class Server(socketserver.ThreadingTCPServer):
         acceptor.implementation_version_name = self._ae.implementation_version_name
         # A deep copy of every context costs 90 ms of CPU an association; the negotiation only sets attributes
         # of the copies themselves, so shallow ones do (measured: 5 ms).
-        acceptor.supported_contexts = [copy.copy(context) for context in self._contexts(calling_ae_title)]
+        acceptor.supported_contexts = [copy.copy(context) for context in contexts]
         association.requestor.address_info = AddressInformation.from_tuple(client_address)
         for event, handler in self._handlers:
             association.bind(event, handler)
@@ -365,6 +376,10 @@ class Messages(DIMSEServiceProvider):
         message._data_set_file, message._data_set_path = file, file.path
 
 
+def _identity(connection: socket.socket) -> tls.Identity | None:
+    return tls.identity(connection) if isinstance(connection, ssl.SSLSocket) else None
+
+
 def _run(thread: Association | DULServiceProvider, peer: str) -> None:
     """Run a thread of pynetdicom; its state machine raises at what comes at the wrong moment."""
     try:
@@ -406,7 +421,8 @@ def _receive(connection: socket.socket, size: int, end: float) -> bytearray:
 def _shut(connection: socket.socket) -> None:
     """Make every read and write of the connection end, in whatever thread it is."""
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        # SSLSocket's own would drop TLS first: who reads in another thread would take ciphertext for data.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _close(connection: socket.socket) -> None:

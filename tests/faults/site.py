@@ -32,7 +32,13 @@ class Site:
 
     @property
     def port(self) -> int:
+        assert self.settings.dimse_port is not None
         return self.settings.dimse_port
+
+    @property
+    def tls_port(self) -> int:
+        assert self.settings.dimse_tls_port is not None
+        return self.settings.dimse_tls_port
 
     @property
     def incoming(self) -> list[Path]:
@@ -61,7 +67,7 @@ class Site:
 def site(folder: Path, bounds: Bounds = SHORT, **settings: Any) -> Iterator[Site]:
     """Run a listener with short bounds on a data folder below `folder`."""
     given = {"data_dir": folder / "site" / "data", "min_free_bytes": 0, **settings}
-    made = load(dimse_port=free_port(), **given)
+    made = load(**{"dimse_port": free_port(), **given})
     spool = Spool(made.data_dir)
     spool.make()
     migrate(made.sqlalchemy_url)

@@ -24,12 +24,12 @@ from sqlalchemy import select
 
 from service.core.tables import Subject
 from service.listener import scp
-from service.listener.transport import Server
 from tests import factories
+from tests.certificates import Authority
 from tests.faults import peers
 from tests.faults.peers import ABORT, ASSOCIATE_AC, DX, Peer
 from tests.faults.site import SHORT, ListenerProcess, Site, site
-from tests.servers import eventually, executable, storescu
+from tests.servers import eventually, executable, free_port, storescu
 
 _CONGESTED = bytes.fromhex("03000000000400020302")
 # What a busy machine may take beyond a bound.
@@ -219,25 +219,13 @@ def test_limits_of_address_and_title_can_be_off(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def secured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Site, ssl.SSLContext]]:
-    """A listener whose server is given an ssl context; no setting does that yet."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *(executable("openssl", "openssl"), "req", "-x509", "-nodes", "-newkey", "rsa:2048"),
-            *("-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(certificate, key)
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    theirs.check_hostname = False
-    theirs.load_verify_locations(certificate)
-    monkeypatch.setattr(scp, "Server", lambda *arguments: Server(*arguments, ssl_context=ours))
-    with site(tmp_path) as running:
-        yield running, theirs
+def secured(tmp_path: Path, authority: Authority) -> Iterator[tuple[Site, ssl.SSLContext]]:
+    """A listener with a TLS port beside the plain one, and what TEST shows it."""
+    config = tmp_path / "hilum.toml"
+    config.write_text('[peers.TEST]\ncertificates = ["modality.example"]\n')
+    ours = authority.issue("hilum.example").settings
+    with site(tmp_path, config=config, dimse_tls_port=free_port(), **ours) as running:
+        yield running, authority.issue("modality.example").client()
 
 
 @pytest.mark.fault(29)
@@ -246,9 +234,9 @@ def test_silent_clients_of_the_tls_port_hold_up_nobody(
 ) -> None:
     running, context = secured
     before = set(threading.enumerate())
-    silent = [Peer(running.port) for _ in range(5)]
+    silent = [Peer(running.tls_port) for _ in range(5)]
     began = time.monotonic()
-    with Peer(running.port, context) as peer:
+    with Peer(running.tls_port, context) as peer:
         assert peer.associate()[0] == ASSOCIATE_AC
         assert time.monotonic() - began < SHORT.handshake
         assert peer.store(*film) == 0x0000
@@ -262,10 +250,10 @@ def test_silent_clients_of_the_tls_port_hold_up_nobody(
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01", b"GET / HTTP/1.0\r\n\r\n", peers.associate_rq()])
 def test_what_is_no_tls_handshake_is_closed(secured: tuple[Site, ssl.SSLContext], sent: bytes) -> None:
     running, context = secured
-    with Peer(running.port) as peer:
+    with Peer(running.tls_port) as peer:
         peer.send(sent)
         assert peer.seconds_open(20) < SHORT.handshake + _PATIENCE
-    with Peer(running.port, context) as peer:
+    with Peer(running.tls_port, context) as peer:
         peer.associate()
         peer.send(b"\x04\x00\x00")
         assert peer.answer(20) == ABORT

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -220,12 +221,18 @@ class OddServer:
     """An HTTP server that answers each request with what the test gives it, byte by byte if need be.
 
     An answer is what goes over the wire; None says nothing until the user agent leaves. `requests` holds the
-    heads and bodies it was sent.
+    heads and bodies it was sent. With `tls` it speaks that, as localhost.
     """
 
-    def __init__(self, *answers: bytes | Sequence[bytes] | None, pause: float = 0.05) -> None:
+    def __init__(
+        self,
+        *answers: bytes | Sequence[bytes] | None,
+        pause: float = 0.05,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.answers = list(answers)
         self.pause = pause
+        self.tls = tls
         self.requests: list[tuple[str, bytes]] = []
         self.connections = 0
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -240,7 +247,8 @@ class OddServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listening.getsockname()[1]}/dicom-web"
+        where = "http://127.0.0.1" if self.tls is None else "https://localhost"
+        return f"{where}:{self._listening.getsockname()[1]}/dicom-web"
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -250,6 +258,12 @@ class OddServer:
                 threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
+        if self.tls is not None:
+            try:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                connection.close()
+                return
         with connection, suppress(OSError), connection.makefile("rb") as stream:
             while head := b"".join(iter(lambda: stream.readline().strip(b"\r\n") + b"\n", b"\n")).decode():
                 length = next(

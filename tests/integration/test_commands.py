@@ -145,6 +145,7 @@ def test_doctor_names_each_fault_with_its_mend(tmp_path: Path) -> None:
     assert "hilum migrate" in checks["ledger"]["mend"]
     assert "hilum up" in checks["Redis"]["mend"]
     assert not checks["destination PACS"]["right"]
+    assert checks["admission"]["warns"]
     assert checks["decoders"]["right"]
     assert checks["weights"]["right"]
 

@@ -10,6 +10,7 @@ from service.core.destination import Destination
 from service.core.errors import ConfigurationError
 from service.core.settings import load
 from service.core.states import Kind
+from tests.certificates import Authority
 
 
 def test_the_defaults_are_a_gateway_on_this_machine_alone() -> None:
@@ -48,6 +49,7 @@ def test_a_stow_rs_server_is_a_destination_named_by_its_host(monkeypatch: pytest
         ("https://h:99999/dicom-web", "dicom://AET@host:port or https://host/dicom-web"),
         ("ftp://h/dicom-web", "dicom://AET@host:port or https://host/dicom-web"),
         ("dicom://h:104", "AE title, host and port"),
+        ("dicoms://P@h", "needed: dicoms://AET@host:port"),
     ],
 )
 def test_a_url_that_is_no_destination_stops_the_start_and_is_not_repeated(url: str, fault: str) -> None:
@@ -114,6 +116,114 @@ def test_the_api_is_not_opened_to_the_network_without_tokens(monkeypatch: pytest
         load()
     monkeypatch.setenv("HILUM_API_TOKENS", f"ward:viewer:{'a' * 64}")
     assert load().api_tokens[0].role == "viewer"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
+def test_the_listener_is_not_opened_to_the_network_for_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("HILUM_DIMSE_HOST", host)
+    with pytest.raises(ConfigurationError, match="lets anybody in the network send: name who may"):
+        load()
+    monkeypatch.setenv("HILUM_CALLING_AE_TITLES", "ROUTER")
+    assert load().dimse_host == host
+    monkeypatch.setenv("HILUM_CALLING_AE_TITLES", "")
+    config = tmp_path / "hilum.toml"
+    config.write_text('[peers.ROUTER]\naddresses = ["10.0.0.0/8"]\n')
+    monkeypatch.setenv("HILUM_CONFIG", str(config))
+    assert load().peers[0].ae_title == "ROUTER"
+
+
+def test_peers_of_the_file_and_of_the_short_form_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "hilum.toml"
+    config.write_text(
+        '[peers.ROUTER]\naddresses = ["10.0.0.0/8"]\n[peers.second]\nae_title = "CT 1"\nmay = []\n'
+    )
+    monkeypatch.setenv("HILUM_CONFIG", str(config))
+    monkeypatch.setenv("HILUM_CALLING_AE_TITLES", "ROUTER, CT 1,DX")
+    router, second, third = load().peers
+    assert (router.ae_title, len(router.addresses), router.may) == ("ROUTER", 1, ("store",))
+    assert (second.ae_title, second.may) == ("CT 1", ())
+    assert (third.ae_title, third.addresses) == ("DX", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('[peers.A]\nae_title = "B"\n[peers.B]\n', "two peers have the same AE title"),
+        ('[peers.A]\naddresses = ["10.1.2.3/8"]\n', "host bits"),
+        ('[peers.A]\naddress = "10.1.2.3"\n', "address"),
+        ('[peers.A]\naddresses = "10.1.2.3"\n', "addresses"),
+        ("[peers]\nA = 1\n", r"\[peers.NAME\]"),
+    ],
+)
+def test_a_wrong_peer_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str
+) -> None:
+    config = tmp_path / "hilum.toml"
+    config.write_text(text)
+    monkeypatch.setenv("HILUM_CONFIG", str(config))
+    with pytest.raises(ConfigurationError, match=fault):
+        load()
+
+
+def test_a_tls_port_needs_our_certificate_the_cas_of_peers_and_somebody_bound(authority: Authority) -> None:
+    files = authority.issue("hilum.example").settings
+    bound = [{"ae_title": "ROUTER", "certificates": ["router.example"]}]
+    for name in files:
+        with pytest.raises(ConfigurationError, match=f"HILUM_DIMSE_TLS_PORT needs HILUM_{name.upper()}"):
+            load(dimse_tls_port=2762, calling_ae_titles=bound, **{**files, name: ""})
+    with pytest.raises(ConfigurationError, match="open to nobody"):
+        load(dimse_tls_port=2762, calling_ae_titles="ROUTER", **files)
+    made = load(dimse_tls_port=2762, calling_ae_titles=bound, **files)
+    assert made.dimse_ports == {"HILUM_DIMSE_PORT": 11112, "HILUM_DIMSE_TLS_PORT": 2762}
+    assert load(dimse_tls_port=2762, destinations="PACS=dicoms://PACS@h:2762", **files).dimse_tls_port == 2762
+
+
+def test_each_port_can_be_off_and_not_both(authority: Authority) -> None:
+    files = authority.issue("hilum.example").settings
+    assert load(dimse_tls_port="off").dimse_ports == {"HILUM_DIMSE_PORT": 11112}
+    bound = [{"ae_title": "ROUTER", "certificates": ["router.example"]}]
+    secured = load(
+        dimse_port="off", dimse_tls_port=2762, dimse_host="0.0.0.0", calling_ae_titles=bound, **files
+    )
+    assert secured.dimse_ports == {"HILUM_DIMSE_TLS_PORT": 2762}
+    with pytest.raises(ConfigurationError, match="leaves no port"):
+        load(dimse_port="off")
+    with pytest.raises(ConfigurationError, match="a port of its own"):
+        load(dimse_tls_port=11112, calling_ae_titles=bound, **files)
+
+
+def test_a_key_that_others_can_read_stops_the_start(authority: Authority) -> None:
+    issued = authority.issue("hilum.example")
+    issued.key.chmod(0o644)
+    with pytest.raises(ConfigurationError, match=r"HILUM_DIMSE_TLS_.*chmod 600"):
+        load(**issued.settings)
+    with pytest.raises(ConfigurationError, match=r"destination PACS: tls: .*chmod 600"):
+        pacs(url="https://h/dicom-web", tls={name: str(path) for name, path in issued.files})
+
+
+def test_a_dicoms_destination_is_shown_our_certificate_unless_it_names_another(authority: Authority) -> None:
+    ours, another = authority.issue("hilum.example"), authority.issue("another.example")
+    own = {"certificate_file": str(another.certificate), "key_file": str(another.key)}
+
+    def tls(url: str, **options: Any) -> Any:
+        (made,) = load(destinations=[{"name": "PACS", "url": url, **options}], **ours.settings).destinations
+        return made.tls
+
+    assert tls("dicoms://P@h:2762") == ours.files
+    assert tls("dicoms://P@h:2762", tls=own) == another.files
+    assert tls("https://h/dicom-web") is None
+    assert tls("https://h/dicom-web", tls={"ca_file": str(ours.ca)}).certificate_file is None
+    assert tls("dicom://P@h:104") is None
+
+
+@pytest.mark.parametrize("url", ["dicom://P@h:104", "http://h/dicom-web"])
+def test_tls_of_a_destination_without_it_stops_the_start(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="tls is for dicoms:// and https://"):
+        pacs(url=url, tls={})
 
 
 def test_a_longest_wait_shorter_than_the_quiet_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

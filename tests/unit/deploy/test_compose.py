@@ -175,7 +175,7 @@ def test_settings_of_every_container_are_accepted(name: str, monkeypatch: pytest
 def test_listener_is_open_to_named_titles_only(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of("listener", monkeypatch, FILLED_IN)
     assert settings.dimse_host == "0.0.0.0"
-    assert settings.calling_ae_titles == ("ORTHANC", "ROUTER")
+    assert [peer.ae_title for peer in settings.peers] == ["ORTHANC", "ROUTER"]
     with pytest.raises(Unset, match="HILUM_CALLING_AE_TITLES"):
         environment_of("listener", {**FILLED_IN, "HILUM_CALLING_AE_TITLES": ""})
 
@@ -197,8 +197,9 @@ def test_nothing_starts_without_its_password(secret: str) -> None:
 
 def test_ports_of_listener_and_api_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     dimse_port = settings_of("listener", monkeypatch, FILLED_IN).dimse_port
-    assert published("listener") == {dimse_port: dimse_port}
-    assert inherited("listener", "EXPOSE") == [str(dimse_port)]
+    assert published("listener") == {dimse_port: dimse_port, 2762: 2762}
+    assert inherited("listener", "EXPOSE") == [f"{dimse_port} 2762"]
+    assert "its port (2762; empty: off)" in ENV_EXAMPLE
     http_port = settings_of("api", monkeypatch, FILLED_IN).http_port
     assert published("api") == {http_port: http_port}
     assert inherited("api", "EXPOSE") == [str(http_port)]
