@@ -221,6 +221,33 @@ def test_only_who_talks_to_strangers_has_a_way_out() -> None:
     assert outside == {"listener", "api", "worker-deliver", "orthanc", "viewer"}
 
 
+def test_who_parses_and_computes_reaches_redis_and_the_ledger_alone() -> None:
+    for name in (
+        "worker-decode",
+        "worker-infer",
+        "worker-infer-gpu",
+        "worker-report",
+        "scheduler",
+        "migrate",
+    ):
+        assert SERVICES[name]["networks"] == ["inside"]
+    with_outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
+    # Nobody else on the inside forwards: what is on both networks is an end of connections.
+    assert {"redis", "postgres"} & with_outside == set()
+
+
+def test_every_image_from_elsewhere_has_a_version() -> None:
+    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    stages = {stage for stage, _, _ in instructions()}
+    images += [rest.split(" AS ")[0] for _, word, rest in instructions() if word == "FROM"]
+    defaults = dict(rest.split("=", 1) for _, word, rest in instructions() if word == "ARG")
+    for image in images:
+        named = re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], image)
+        if named not in stages:
+            _, _, tag = named.partition(":")
+            assert re.search(r"\d|bookworm", tag), named
+
+
 def test_demonstration_pacs_and_listener_know_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of("listener", monkeypatch, FILLED_IN)
     assert ORTHANC["DicomModalities"] == {"hilum": [settings.ae_title, "listener", settings.dimse_port]}
@@ -355,6 +382,9 @@ def test_service_is_hardened(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["init"] is True
     assert service["pids_limit"] > 0
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert not {"network_mode", "pid", "ipc", "devices", "cap_add"} & set(service)
+    assert "/var/run/docker.sock" not in str(service)
     assert "privileged" not in service
     assert re.fullmatch(r"\d+s", service["stop_grace_period"])
     user = service.get("user") or inherited(service["build"]["target"], "USER")[-1]
