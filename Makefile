@@ -31,7 +31,7 @@ DEBIAN_PACKAGES := \
 	npm:$(or $(shell command -v npm),/usr/bin/npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test test-long soak format clean debian-packages ohif
+.PHONY: help venv demo check test test-long soak lock audit sbom licences format clean debian-packages ohif
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -61,6 +61,18 @@ test-long: venv debian-packages ## Run the long tests
 
 soak: venv debian-packages ## Push 1,000 studies while everything is killed at random: half an hour
 	$(BIN)/python -m tests.e2e.soak
+
+lock: venv ## Write deploy/locks anew: the newest packages that pyproject.toml allows, with hashes
+	$(BIN)/python deploy/lock.py
+
+audit: venv ## Ask which locked packages have known vulnerabilities
+	$(BIN)/python deploy/audit.py
+
+sbom: venv ## Write sbom.json: packages, licences, weights (CycloneDX)
+	$(BIN)/python deploy/sbom.py > sbom.json
+
+licences: venv ## Write deploy/licences.md anew
+	$(BIN)/python deploy/sbom.py --licences > deploy/licences.md
 
 format: venv ## Format and fix what can be fixed
 	$(BIN)/ruff format .

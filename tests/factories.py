@@ -29,6 +29,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -196,6 +197,57 @@ def basic_text_sr(seed: Seed = 0, **options: Any) -> Dataset:
         )
     )
     return _finished(dataset, options)
+
+
+def key_object_note(*named: Dataset, code: str = "113001", seed: Seed = 0, **options: Any) -> Dataset:
+    """Return a Key Object Selection titled (`code`, DCM), of the study of the first instance it names.
+
+    113001, 113037, 113038 and 113039 make it a rejection note (IHE RAD TF-2 4.66), 113000 a bookmark.
+    """
+    options.setdefault("study", str(named[0].StudyInstanceUID)[-8:])
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName"):
+        options.setdefault(keyword, named[0][keyword].value)
+    dataset = _instance(KeyObjectSelectionDocumentStorage, "KO", seed, options)
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for item in named:
+        series = studies.setdefault(item.StudyInstanceUID, {})
+        series.setdefault(item.SeriesInstanceUID, []).append(_reference(item))
+    evidence = [
+        _attributes(
+            StudyInstanceUID=study_instance_uid,
+            ReferencedSeriesSequence=Sequence(
+                _attributes(SeriesInstanceUID=uid, ReferencedSOPSequence=Sequence(references))
+                for uid, references in series.items()
+            ),
+        )
+        for study_instance_uid, series in studies.items()
+    ]
+    content = [
+        _attributes(
+            RelationshipType="CONTAINS", ValueType="IMAGE", ReferencedSOPSequence=Sequence([_reference(item)])
+        )
+        for item in named
+    ]
+    dataset.update(
+        _attributes(
+            ReferencedPerformedProcedureStepSequence=Sequence(),
+            CurrentRequestedProcedureEvidenceSequence=Sequence(evidence),
+            ValueType="CONTAINER",
+            ContinuityOfContent="SEPARATE",
+            ConceptNameCodeSequence=Sequence([_code(code, "Title of the note", "DCM")]),
+            ContentTemplateSequence=Sequence(
+                [_attributes(MappingResource="DCMR", TemplateIdentifier="2010")]
+            ),
+            ContentSequence=Sequence(content),
+        )
+    )
+    return _finished(dataset, options)
+
+
+def _reference(instance: Dataset) -> Dataset:
+    return _attributes(
+        ReferencedSOPClassUID=instance.SOPClassUID, ReferencedSOPInstanceUID=instance.SOPInstanceUID
+    )
 
 
 def write(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.core.ledger import Ledger, now, record_event
 from service.core.results import Finding, Result, conclude
-from service.core.settlement import deliveries_of, newest_revision, settle, withdraw
+from service.core.settlement import deliveries_of, newest_revision, settle, withdraw, withdraw_revision
 from service.core.states import (
     REPORTABLE_INSTANCES,
     SECOND_FORMS,
@@ -115,24 +115,27 @@ def _conclude(session: Session, study: Study, report_every_radiograph: bool) -> 
         return True
     model_id = _model_of(session, analysed)
     if model_id is not None and _ask_for_missing(session, analysed, model_id):
-        _withdraw_revision(session, study, "its films are analysed again")
+        withdraw_revision(session, study, "its films are analysed again")
         study.state = StudyState.ANALYSING
         return False
     study.due_at = study.first_eligible_at = study.reason = None
     if model_id is not None:
         _open_revision(session, study, current, model_id)
     elif any(instance.state == InstanceState.FAILED for instance in current):
-        _withdraw_revision(session, study, "a film failed")
+        withdraw_revision(session, study, "a film failed")
         study.state = StudyState.FAILED
         study.reason = next(item.reason for item in current if item.state == InstanceState.FAILED)
         record_event(session, study, "failed", study.reason or "")
     else:
-        said = conclude([result_of(instance, None) for instance in current or instances])
+        # What was rejected is answered for once it was reported: by what is left, or else by itself.
+        rejected = [instance for instance in instances if instance.state == InstanceState.REJECTED]
+        said = conclude([result_of(instance, None) for instance in current or rejected or instances])
         _take_back(session, study, said)
         # An earlier report is always answered by another one; else the reader has to expect one.
-        expected = any(instance.says_chest for instance in current) or report_every_radiograph
-        if current and (study.revision or expected):
-            _open_revision(session, study, current, None)
+        expected = bool(current) and (report_every_radiograph or any(item.says_chest for item in current))
+        spoken_of = current or [instance for instance in rejected if instance.spool_path]
+        if spoken_of and (study.revision or expected):
+            _open_revision(session, study, spoken_of, None)
         else:
             study.state, study.reported_at = StudyState.REPORTED, now()
         record_event(session, study, "not_analysed", said.reason or "")
@@ -174,7 +177,7 @@ def _hold(session: Session, study: Study, reason: str) -> None:
     """Report nothing of this study, and send nothing that is not sent yet."""
     study.state, study.reason = StudyState.HELD, reason
     why = "the study is held"
-    _withdraw_revision(session, study, why)
+    withdraw_revision(session, study, why)
     # What is parked stays so: it is not sent anyhow, and its reason outlives the hold.
     for delivery in deliveries_of(session, study.id):
         if delivery.state == DeliveryState.PENDING:
@@ -185,7 +188,7 @@ def _hold(session: Session, study: Study, reason: str) -> None:
 def _take_back(session: Session, study: Study, said: Result) -> None:
     """Let no result of this study be built or sent any more, and say `said` (not analysed) instead."""
     why = "nothing of the study is analysed any more"
-    _withdraw_revision(session, study, why)
+    withdraw_revision(session, study, why)
     of_a_result = set(
         session.scalars(
             select(Revision.number).where(Revision.study_id == study.id, Revision.model_id.is_not(None))
@@ -198,15 +201,6 @@ def _take_back(session: Session, study: Study, said: Result) -> None:
             withdraw(delivery, f"withdrawn: {why}")
     study.finding, study.result_reason, study.flags = said.finding, said.reason, []
     study.probability = study.threshold = study.pattern = None
-
-
-def _withdraw_revision(session: Session, study: Study, why: str) -> None:
-    """Let a revision that waits be built no more; `_open_revision` takes its row up again."""
-    newest = newest_revision(session, study)
-    if newest is not None and newest.state == RevisionState.PENDING:
-        newest.state, newest.last_error = RevisionState.FAILED, f"withdrawn: {why}"
-        newest.lease_token += 1
-        newest.lease_owner = newest.lease_until = None
 
 
 def _open_revision(session: Session, study: Study, current: Sequence[Instance], model_id: int | None) -> None:
@@ -254,6 +248,10 @@ def _send_after_all(deliveries: Sequence[Outbox], revision: int) -> None:
 
 def _prefer_presentation(instances: Sequence[Instance]) -> None:
     """Leave out For Processing films whose exposure is there For Presentation (PS3.3 C.8.11.1.1.1)."""
+    for instance in instances:
+        # Said anew each time: what stood in for it may have been rejected.
+        if instance.state == InstanceState.NOT_ANALYSED and instance.reason == SUPERSEDED_BY_PRESENTATION:
+            instance.state, instance.reason = InstanceState.ANALYSED, None
     shown = {
         (instance.acquired_at, instance.view_position)
         for instance in instances

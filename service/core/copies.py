@@ -42,7 +42,7 @@ def settle_copies(session: Session, study: Study, sop_instance_uid: str) -> None
             standing.append(copy)
             continue
         copy.state, copy.reason = InstanceState.QUARANTINED, reason
-        _drop_pending(session, copy)
+        drop_pending(session, copy)
         record_event(session, study, "quarantined", reason)
     for earlier in standing[:-1]:
         _supersede(session, earlier, standing[-1])
@@ -87,14 +87,14 @@ def _supersede(session: Session, earlier: Instance, standing: Instance) -> None:
         select(Analysis).where(Analysis.instance_id == earlier.id, Analysis.state == AnalysisState.DONE)
     ).all()
     if earlier.state == InstanceState.ANALYSED and standing.state == InstanceState.DECODED and said:
-        _drop_pending(session, standing)
+        drop_pending(session, standing)
         session.add_all(_copied(analysis, standing) for analysis in said)
         standing.state = InstanceState.ANALYSED
-    _drop_pending(session, earlier)
+    drop_pending(session, earlier)
     earlier.state = InstanceState.SUPERSEDED
 
 
-def _drop_pending(session: Session, instance: Instance) -> None:
+def drop_pending(session: Session, instance: Instance) -> None:
     """Take back an inference that nobody asks for any more; one under way finds its row gone."""
     session.flush()
     session.execute(

@@ -3,12 +3,18 @@
 The queue is a hint, the ledger is the truth. The scheduler alone writes hints, from the ledger's ready rows,
 so a lost message is written again and a doubled one finds nothing left to lease. No other role needs Redis
 to do its part: a listener goes on storing while Redis is down.
+
+Redis has to give no more than docker-compose.yml lets it: lists and sets of known names, and no scripts.
 """
 
+import ssl
 from collections.abc import Sequence
+from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import select
@@ -18,6 +24,30 @@ from service.core.ledger import Ledger
 
 # More hints than this in a queue tell a worker nothing new: each task leases a batch.
 _DEPTH = 64
+
+
+class _QoS(kombu_redis.QoS):
+    """Leaves the messages of dead workers where they are: the ledger's leases bring the work back, sooner.
+
+    kombu would look for them under a lock that it releases by a Lua script, the one need for scripts that
+    there is; without it Redis can refuse them (CVE-2025-49844 was one of Lua).
+    """
+
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        return
+
+
+class _Channel(kombu_redis.Channel):
+    QoS = _QoS
+
+
+class Transport(kombu_redis.Transport):
+    """kombu's Redis transport without its search for lost messages."""
+
+    Channel = _Channel
+
+
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{Transport.__name__}"))
 
 
 def celery_app(broker_url: str) -> Celery:
@@ -39,6 +69,8 @@ def celery_app(broker_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True},
+        # kombu's own default for rediss:// is to believe any certificate.
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if broker_url.startswith("rediss:") else None,
         task_routes={f"hilum.{stage.queue}": {"queue": stage.queue} for stage in STAGES},
     )
     return app

@@ -1,6 +1,6 @@
 """The attributes of a received object that Hilum decides by, read without touching its pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -55,7 +55,6 @@ _KEYWORDS = [
     "BitsAllocated",
     "BurnedInAnnotation",
 ]
-_TAGS = frozenset(int(Tag(keyword)) for keyword in _KEYWORDS)
 _DAYS_PER_YEAR = 365.2425
 _AGE_UNIT_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_PER_YEAR, "D": 1 / _DAYS_PER_YEAR}
 
@@ -128,14 +127,32 @@ def read_header(path: Path) -> Header:
         When one of those UIDs is malformed.
     """
     try:
-        _check_before_reading(path)
-        # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
-        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
+        dataset = _read(path, _KEYWORDS)
         return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
     except (Refused, OSError):
         raise
     except Exception as fault:  # pydicom raises nearly anything on broken bytes (pydicom issue 2336)
         raise Unreadable(f"not a readable DICOM data set ({type(fault).__name__})") from None
+
+
+def read_attributes(path: Path, keywords: Sequence[str]) -> Dataset:
+    """Return these attributes of a file whose header was read already, under the same bounds.
+
+    Sequences are taken apart before this returns, so that nothing is left to fail later.
+
+    Raises
+    ------
+    Unreadable
+        When they are too long, nest too deep or are broken.
+    """
+    try:
+        dataset = _read(path, keywords)
+        dataset.walk(lambda _dataset, element: element.value)
+        return dataset
+    except (Refused, OSError):
+        raise
+    except Exception as fault:
+        raise Unreadable(f"{' and '.join(keywords)} cannot be read ({type(fault).__name__})") from None
 
 
 def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
@@ -178,7 +195,13 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
     )
 
 
-def _check_before_reading(path: Path) -> None:
+def _read(path: Path, keywords: Sequence[str]) -> Dataset:
+    _check_before_reading(path, frozenset(int(Tag(keyword)) for keyword in keywords))
+    # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
+    return dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(keywords))
+
+
+def _check_before_reading(path: Path, wanted: frozenset[int]) -> None:
     """Refuse what would take too much to read: what inflates, nests or grows without bound."""
     syntax, start = None, 0
     with path.open("rb") as stream:
@@ -190,7 +213,7 @@ def _check_before_reading(path: Path) -> None:
     if syntax == DeflatedExplicitVRLittleEndian:
         raise Unreadable("deflated data sets are not read")
     if path.stat().st_size:
-        check_shape(path, syntax, start, _TAGS)
+        check_shape(path, syntax, start, wanted)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

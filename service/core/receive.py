@@ -23,6 +23,7 @@ from service.core.failpoints import failpoint
 from service.core.header import Header, read_header
 from service.core.incoming import full
 from service.core.ledger import Ledger, now, record_event
+from service.core.rejection import Note, apply_note, read_note, rejection_of
 from service.core.retry import retry_instance
 from service.core.settings import Settings
 from service.core.settlement import settle
@@ -87,12 +88,13 @@ class Intake:
             if no_room := full(self._spool, self._settings):
                 raise no_room
             verdict = assess(header)
+            note = read_note(arrival.path, header)
             digest, size = data_set_digest(arrival.path), arrival.path.stat().st_size
             failpoint("receive.arrived")
             if verdict.eligibility is not Eligibility.IGNORED:
                 kept = self._spool.keep(arrival.path)
                 failpoint("receive.kept")
-            outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept)
+            outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept, note)
             failpoint("receive.recorded")
         except OSError as fault:
             raise OutOfResources(f"the object cannot be written ({fault.strerror})") from fault
@@ -102,7 +104,7 @@ class Intake:
         finally:
             with suppress(OSError):  # where nothing can be removed it is swept later
                 arrival.path.unlink(missing_ok=True)
-        if outcome is Outcome.DUPLICATE:
+        if outcome is not Outcome.STORED:
             self._spool.remove(kept)
         _log.info(
             "receive", study_instance_uid=header.study_instance_uid, outcome=outcome, reason=verdict.reason
@@ -124,7 +126,7 @@ class Intake:
         digest, size = data_set_digest(path), path.stat().st_size
         outcome = self._record(header, assess(header), "", digest, size, relative)
         failpoint("adopt.recorded")
-        if outcome is Outcome.DUPLICATE:
+        if outcome is not Outcome.STORED:
             self._spool.remove(relative)
         _log.info("receive.adopted", study_instance_uid=header.study_instance_uid, outcome=outcome)
         return outcome
@@ -137,11 +139,14 @@ class Intake:
         digest: str,
         size: int,
         kept: str | None,
+        note: Note | None = None,
     ) -> Outcome:
         for last_try in (False, False, True):
             try:
                 with self._ledger.write() as session:
-                    return self._record_once(session, header, verdict, calling_ae_title, digest, size, kept)
+                    return self._record_once(
+                        session, header, verdict, calling_ae_title, digest, size, kept, note
+                    )
             except IntegrityError:
                 # Another sender committed the same study or instance first: the next look finds it.
                 if last_try:
@@ -157,6 +162,7 @@ class Intake:
         digest: str,
         size: int,
         kept: str | None,
+        note: Note | None,
     ) -> Outcome:
         moment = now()
         study = session.scalars(
@@ -175,30 +181,35 @@ class Intake:
         ).first()
         if known is not None:
             return self._known(session, study, known, kept)
-        session.add(
-            Instance(
-                study_id=study.id,
-                subject_id=_subject_id(session, study, header),
-                sop_instance_uid=header.sop_instance_uid,
-                sop_class_uid=header.sop_class_uid,
-                series_instance_uid=header.series_instance_uid,
-                transfer_syntax_uid=header.transfer_syntax_uid,
-                digest=digest,
-                state=_STATE[verdict.eligibility],
-                reason=verdict.reason or None,
-                received_at=moment,
-                ready_at=moment,
-                size=size,
-                spool_path=kept,
-                calling_ae_title=calling_ae_title[:16],
-                modality=header.modality[:16],
-                view_position=header.view_position[:16],
-                presentation_intent_type=header.presentation_intent_type[:16],
-                acquired_at=header.acquired_at[:64],
-                patient_age_years=header.patient_age_years,
-                says_chest=says_chest(header),
-            )
+        state = _STATE[verdict.eligibility]
+        if state != InstanceState.IGNORED and (why := rejection_of(session, study, header.sop_instance_uid)):
+            state, verdict = InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why)
+        instance = Instance(
+            study_id=study.id,
+            subject_id=_subject_id(session, study, header),
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            series_instance_uid=header.series_instance_uid,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+            digest=digest,
+            state=state,
+            reason=verdict.reason or None,
+            received_at=moment,
+            ready_at=moment,
+            size=size,
+            spool_path=None if verdict.eligibility is Eligibility.IGNORED else kept,
+            calling_ae_title=calling_ae_title[:16],
+            modality=header.modality[:16],
+            view_position=header.view_position[:16],
+            presentation_intent_type=header.presentation_intent_type[:16],
+            acquired_at=header.acquired_at[:64],
+            patient_age_years=header.patient_age_years,
+            says_chest=says_chest(header),
         )
+        session.add(instance)
+        if note is not None:
+            quiet = timedelta(seconds=self._settings.study_quiet_seconds)
+            apply_note(session, study, instance, note, moment, quiet)
         if verdict.eligibility is Eligibility.NOT_ANALYSED:
             settle_copies(session, study, header.sop_instance_uid)
         self._set_due(study, verdict, moment)

@@ -15,6 +15,7 @@ from service.core.states import (
     ConfirmationState,
     DeliveryState,
     InstanceState,
+    RevisionState,
     StudyState,
 )
 from service.core.tables import Confirmation, Instance, Outbox, Report, Revision, Study
@@ -57,6 +58,15 @@ def withdraw(delivery: Outbox, why: str) -> None:
     delivery.state, delivery.last_error = DeliveryState.WITHDRAWN, why
     delivery.lease_token += 1
     delivery.lease_owner = delivery.lease_until = None
+
+
+def withdraw_revision(session: Session, study: Study, why: str) -> None:
+    """Let a revision that waits be built no more; a conclusion takes its row up again."""
+    newest = newest_revision(session, study)
+    if newest is not None and newest.state == RevisionState.PENDING:
+        newest.state, newest.last_error = RevisionState.FAILED, f"withdrawn: {why}"
+        newest.lease_token += 1
+        newest.lease_owner = newest.lease_until = None
 
 
 def newest_revision(session: Session, study: Study) -> Revision | None:

@@ -22,7 +22,7 @@ MAX_ELEMENTS = 300_000
 MAX_VALUE_BYTES = 1 << 20
 """Of one attribute that is read."""
 MAX_HELD_BYTES, MAX_HELD_ELEMENTS = 64 << 20, 50_000
-"""Of one sequence of undefined length, which a parser must take apart to get past it."""
+"""Of one sequence that is taken apart, to be read or because nothing else tells where it ends."""
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -100,7 +100,7 @@ class _Walk:
         vr, length, begin = self._head(position, tag, implicit)
         undefined = length == _UNDEFINED
         if not self._open:
-            self._held_from = (position, number) if undefined else None
+            self._held_from = (position, number) if undefined or tag in self._wanted else None
             if not undefined and length > MAX_VALUE_BYTES and tag in self._wanted:
                 raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is too long to be read")
         if tag == _ITEM or self._is_sequence(vr, tag, length, begin):

@@ -18,7 +18,8 @@ class StudyState(StrEnum):
 class InstanceState(StrEnum):
     """Where one received object stands.
 
-    ``received`` waits for decoding and ``decoded`` for inference; the others are final.
+    ``received`` waits for decoding and ``decoded`` for inference; the others are final. ``rejected`` was
+    taken out of use by its archive.
     """
 
     RECEIVED = "received"
@@ -28,6 +29,7 @@ class InstanceState(StrEnum):
     IGNORED = "ignored"
     SUPERSEDED = "superseded"
     QUARANTINED = "quarantined"
+    REJECTED = "rejected"
     FAILED = "failed"
 
 

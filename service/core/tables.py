@@ -295,6 +295,22 @@ class Confirmation(Leased, Base):
     delivery: Mapped[Outbox] = relationship()
 
 
+class Rejection(Base):
+    """An instance that an archive took out of use, whether it has come or not; `note_id` is the note's row.
+
+    `code` is the code value of the note's title; see `service.core.rejection`.
+    """
+
+    __tablename__ = "rejection"
+    __table_args__ = (UniqueConstraint("study_id", "sop_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    note_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    code: Mapped[str] = mapped_column(String(16))
+
+
 class Circuit(Base):
     """A destination that could not be reached when it was tried last; nothing is sent before `open_until`."""
 

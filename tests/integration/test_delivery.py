@@ -16,6 +16,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from sqlalchemy import select, update
 
 from service.core.ledger import migrate, now
+from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Circuit, Outbox, Report, Study
@@ -154,6 +155,27 @@ def test_a_refusal_of_the_object_is_parked_and_asks_for_a_person(tmp_path: Path,
     assert f"{status:04X}" in str(study(context).attention)
     assert study(context).state == StudyState.REPORTED
     assert len(scp.received) == 1
+
+
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("status", [0xA777, 0xA778, 0xA779])
+def test_a_patient_that_the_archive_refuses_is_parked_as_identity_until_a_person_retries(
+    tmp_path: Path, status: int
+) -> None:
+    scp = Scp(status)  # as dcm4chee refuses a missing or a conflicting patient ID
+    with scp.serving() as port:
+        context = opened(tmp_path, port)
+        reported(context)
+        deliver.run(context)
+        hurry(context)
+        deliver.run(context)
+        assert "parked for PACS" in str(study(context).attention)
+        assert f"{status:04X} (identity: " in str(study(context).attention)
+        assert len(scp.received) == 1
+        with context.ledger.write() as session:
+            retry_study(session, session.scalars(select(Study)).one())
+        deliver.run(context)
+    assert (study(context).state, study(context).attention) == (StudyState.DELIVERED, None)
 
 
 @pytest.mark.fault(19)

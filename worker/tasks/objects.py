@@ -76,6 +76,8 @@ class Job:
 
     Attributes
     ----------
+    rejected
+        Whether its archive took all of the images out of use.
     says_chest
         Whether the header of one of the images calls it a chest radiograph.
     told
@@ -96,6 +98,7 @@ class Job:
     activation_method: str
     images: tuple[Image, ...]
     earlier: Sequence[Report]
+    rejected: bool
     says_chest: bool
     told: frozenset[str]
     refused: Mapping[str, frozenset[str]]
@@ -177,11 +180,15 @@ def objects(context: Context, job: Job, conclusion: Result) -> Iterator[Object]:
 
 
 def _told_not_analysed(context: Context, job: Job) -> list[Destination]:
-    """Return who is told that nothing was analysed: who wants to hear it, and who holds an earlier report."""
+    """Return who is told that nothing was analysed: who wants to hear it, and who holds an earlier report.
+
+    Beside images that were all rejected nothing is put but the correction of what stands there.
+    """
     return [
         destination
         for destination in context.settings.destinations
-        if destination.wants_not_analysed(job.says_chest) or destination.name in job.told
+        if destination.name in job.told
+        or (destination.wants_not_analysed(job.says_chest) and not job.rejected)
     ]
 
 

@@ -25,11 +25,12 @@ from service.core.states import (
     DELIVERED_STATES,
     AnalysisState,
     DeliveryState,
+    InstanceState,
     Kind,
     RevisionState,
     StudyState,
 )
-from service.core.tables import Analysis, Instance, Model, Outbox, Report, Revision, Study, Subject
+from service.core.tables import Analysis, Instance, Model, Outbox, Rejection, Report, Revision, Study, Subject
 from worker.context import Context, discarding, read_weights
 from worker.tasks.documents import earlier_documents
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
@@ -110,7 +111,13 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
         model = session.get_one(Model, revision.model_id or served)
         images = [session.get_one(Instance, instance_id) for instance_id in revision.instance_ids]
         earlier = Report.study_id == study.id, Report.revision < revision.number
-        told = select(Outbox.destination).join(Report).where(*earlier, Outbox.attempts > 0)
+        # An archive that rejected our own objects too knows already, and wants nothing put beside them.
+        named = select(Rejection.sop_instance_uid).where(Rejection.study_id == study.id)
+        told = (
+            select(Outbox.destination)
+            .join(Report)
+            .where(*earlier, Outbox.attempts > 0, Report.sop_instance_uid.not_in(named))
+        )
         job = Job(
             study_instance_uid=study.study_instance_uid,
             installation=installation,
@@ -122,6 +129,7 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             activation_method=model.activation_method,
             images=tuple(_image(session, instance, model.id) for instance in images),
             earlier=earlier_documents(session, study.id, revision.number),
+            rejected=all(instance.state == InstanceState.REJECTED for instance in images),
             says_chest=any(instance.says_chest for instance in images),
             told=frozenset(session.scalars(told.where(Outbox.destination.in_(names)))),
             identity=_identity(session, images),

@@ -167,7 +167,7 @@ def test_variables_of_compose_stand_in_the_example() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_settings_of_every_container_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(name, monkeypatch, FILLED_IN)
-    assert settings.broker_url == "redis://:r@redis:6379/0"
+    assert settings.broker_url == "redis://hilum:r@redis:6379/0"
     assert settings.database_url == "postgresql+psycopg://hilum:p@postgres:5432/hilum"
     assert str(settings.data_dir) in mounts(name)
 
@@ -220,6 +220,33 @@ def test_brokers_and_ledgers_are_not_published() -> None:
 def test_only_who_talks_to_strangers_has_a_way_out() -> None:
     outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
     assert outside == {"listener", "api", "worker-deliver", "orthanc", "viewer"}
+
+
+def test_who_parses_and_computes_reaches_redis_and_the_ledger_alone() -> None:
+    for name in (
+        "worker-decode",
+        "worker-infer",
+        "worker-infer-gpu",
+        "worker-report",
+        "scheduler",
+        "migrate",
+    ):
+        assert SERVICES[name]["networks"] == ["inside"]
+    with_outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
+    # Nobody else on the inside forwards: what is on both networks is an end of connections.
+    assert {"redis", "postgres"} & with_outside == set()
+
+
+def test_every_image_from_elsewhere_has_a_version() -> None:
+    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    stages = {stage for stage, _, _ in instructions()}
+    images += [rest.split(" AS ")[0] for _, word, rest in instructions() if word == "FROM"]
+    defaults = dict(rest.split("=", 1) for _, word, rest in instructions() if word == "ARG")
+    for image in images:
+        named = re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], image)
+        if named not in stages:
+            _, _, tag = named.partition(":")
+            assert re.search(r"\d|bookworm", tag), named
 
 
 def test_demonstration_pacs_and_listener_know_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,6 +383,9 @@ def test_service_is_hardened(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["init"] is True
     assert service["pids_limit"] > 0
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert not {"network_mode", "pid", "ipc", "devices", "cap_add"} & set(service)
+    assert "/var/run/docker.sock" not in str(service)
     assert "privileged" not in service
     assert re.fullmatch(r"\d+s", service["stop_grace_period"])
     user = service.get("user") or inherited(service["build"]["target"], "USER")[-1]
@@ -380,7 +410,7 @@ def test_service_restarts_and_is_watched(name: str) -> None:
 
 def test_redis_keeps_what_it_is_given() -> None:
     command = SERVICES["redis"]["command"][-1]
-    for option in ("--appendonly yes", "--maxmemory-policy noeviction", "requirepass"):
+    for option in ("--appendonly yes", "--maxmemory-policy noeviction"):
         assert option in command
     assert "/data" in mounts("redis")
 
