@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
 from model.predict import Predictor
@@ -70,6 +73,35 @@ def test_what_is_no_safetensors_file_is_refused_in_words(tmp_path: Path, content
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="not a safetensors file"):
         read_info(path)
+
+
+class _Payload:
+    """Leaves a file behind when somebody unpickles it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.trace,)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("way", ["pickle", "torch"])
+def test_a_pickle_under_the_name_of_weights_is_refused_and_not_run(tmp_path: Path, way: str) -> None:
+    trace = tmp_path / "ran"
+    path = tmp_path / "a.safetensors"
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(_Payload(trace)))
+    else:
+        torch.save(_Payload(trace), path)
+    # Its hash is right: whoever swaps the file may write that too.
+    path.with_name(path.name + ".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    for read in (read_info, load_weights, Predictor.load):
+        with pytest.raises(WeightsError, match="not a safetensors file"):
+            read(path)
+    assert not trace.exists()
+    with path.open("rb") as stream:  # it would have run
+        torch.load(stream, weights_only=False) if way == "torch" else pickle.load(stream)
+    assert trace.exists()
 
 
 def test_a_missing_file_is_refused_in_words(tmp_path: Path) -> None:

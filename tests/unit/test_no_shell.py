@@ -1,0 +1,102 @@
+"""No value from outside reaches a shell or an unpickler: looked up in the source, and tried."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import factories
+from tests.servers import StoreScp
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [path for room in ("service", "worker", "model", "deploy") for path in (ROOT / room).rglob("*.py")]
+# What starts a program: our own children, the demonstration's PACS and viewer, and deploy/'s own tools.
+STARTERS = {
+    *("service/commands/supervise.py", "service/commands/demo.py", "service/commands/pacs.py"),
+    *("deploy/lock.py", "deploy/sbom.py", "deploy/audit.py"),
+}
+SHELLS = {
+    *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
+    *("asyncio.create_subprocess_shell", "eval", "exec", "compile", "__import__"),
+}
+UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def called(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and ast.unparse(node) != "from pickle import UnpicklingError":
+            yield (node.module or "").split(".")[0]  # the error is what torch.load refuses with
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_source_calls_no_shell_and_unpickles_nothing(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for name, call in called(tree):
+        assert name not in SHELLS, f"line {call.lineno}"
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert given.get("shell", "False") == "False", f"line {call.lineno}"
+        assert given.get("allow_pickle", "False") == "False", f"line {call.lineno}"
+        if name in {"torch.load", "load_state_dict_from_url"}:
+            assert given.get("weights_only") == "True", f"line {call.lineno}"
+    used = set(imported(tree))
+    assert not UNPICKLERS & used
+    if "subprocess" in used:
+        assert str(path.relative_to(ROOT)) in STARTERS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os\nos.system(x)",
+        "import subprocess\nsubprocess.run(x, shell=True)",
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "numpy.load(path, allow_pickle=True)",
+        "eval(x)",
+    ],
+)
+def test_the_look_finds_what_it_looks_for(text: str, tmp_path: Path) -> None:
+    planted = tmp_path / "planted.py"
+    planted.write_text(text)
+    with pytest.raises(AssertionError):
+        test_source_calls_no_shell_and_unpickles_nothing(planted)
+
+
+def test_file_and_folder_names_are_names_and_no_commands(tmp_path: Path) -> None:
+    hostile = tmp_path / "$(touch made-1)" / ";touch made-2;`touch made-3` && touch made-4|x.dcm"
+    hostile.parent.mkdir()
+    values = {"PatientName": "$(touch made-5)", "StudyDescription": ";touch made-6", "StationName": "`x`"}
+    film = factories.phantom_chest(0, **values)
+    factories.write(film, tmp_path).rename(hostile)
+    with StoreScp(film.SOPClassUID) as pacs:
+        sent = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "service.commands.main",
+                "send",
+                str(hostile.parent),
+                "--to",
+                pacs.destination,
+            ],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert sent.returncode == 0, sent.stderr
+        assert len(list(pacs.received.iterdir())) == 1
+    assert [path for path in tmp_path.rglob("*made-*") if path not in (hostile, hostile.parent)] == []
