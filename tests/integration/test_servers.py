@@ -140,12 +140,13 @@ def test_waiting_ends_with_what_was_seen_last() -> None:
 
 
 class ComposeRedis(Redis):
-    """Redis by the command of docker-compose.yml."""
+    """Redis by the command of docker-compose.yml, and with an account that reads its configuration."""
 
     def command(self) -> list[str]:
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
         *shell, script = compose["services"]["redis"]["command"]
         here = script.replace("$$", "$").replace("/data", str(self.folder))
+        here = here.replace("\nEND", "\nuser onlooker on >secret -@all +config|get\nEND")
         return [*shell, here.replace("redis-server ", f"redis-server --port {self.port} --bind 127.0.0.1 ")]
 
     def environment(self) -> dict[str, str]:
@@ -153,15 +154,21 @@ class ComposeRedis(Redis):
 
     @property
     def client(self) -> RedisClient:
-        return RedisClient(port=self.port, password="secret", retry=Retry(NoBackoff(), 0))
+        return self.known_as("hilum")
+
+    def known_as(self, username: str) -> RedisClient:
+        return RedisClient(port=self.port, username=username, password="secret", retry=Retry(NoBackoff(), 0))
 
 
 def test_redis_of_compose_asks_for_its_password_and_outlives_a_kill() -> None:
     with ComposeRedis() as server:
         with pytest.raises(AuthenticationError):
             RedisClient(port=server.port, retry=Retry(NoBackoff(), 0)).ping()
-        assert server.client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        assert server.client.config_get("appendonly") == {"appendonly": "yes"}
+        with pytest.raises(NoPermissionError):
+            server.client.config_get("*")
+        onlooker = server.known_as("onlooker")
+        assert onlooker.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert onlooker.config_get("appendonly") == {"appendonly": "yes"}
         assert b"secret" not in Path(f"/proc/{server.process.pid}/cmdline").read_bytes()  # type: ignore[union-attr]
         server.stop()
         assert "ready to exit" in server.log(), "SIGTERM reaches Redis itself"
