@@ -60,10 +60,11 @@ def confirm(session: Session, study: Study, confirmation: Confirmation, proof: P
     settle(session, study)
 
 
-def finds_instances(session: Session, destination: str) -> bool:
-    """Return whether a query has ever found an object at this destination."""
+def never_finds(session: Session, destination: str) -> bool:
+    """Return whether queries found nothing there yet, not even what was sent as often as makes sense."""
+    lost = exists().where(Outbox.destination == destination, Outbox.losses >= _LOSSES)
     found = exists().where(Confirmation.destination == destination, Confirmation.proof == Proof.QUERY)
-    return bool(session.scalar(select(found)))
+    return bool(session.scalar(select(lost & ~found)))
 
 
 def miss(session: Session, study: Study, confirmation: Confirmation, how: str) -> None:

@@ -10,7 +10,7 @@ from pynetdicom.events import Event
 from sqlalchemy import update
 
 from service.core import circuits
-from service.core.confirmation import confirm, finds_instances, give_up, miss, take_commitment
+from service.core.confirmation import confirm, give_up, miss, never_finds, take_commitment
 from service.core.destination import Destination
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, Unanswered
 from service.core.failpoints import failpoint
@@ -158,7 +158,7 @@ def _look(context: Context, destination: Destination, lease: Lease, peer: Peer) 
         report, late = _instance(row), row.until < now()
         study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
         # An archive may take such queries and know no instances; where the site says how, that is trusted.
-        counts = destination.confirm is not None or finds_instances(session, destination.name)
+        counts = destination.confirm is not None or not never_finds(session, destination.name)
     there = peer.holds(study_instance_uid, report.series_instance_uid, report.sop_instance_uid)
     if there is None:
         _cannot_say(context, destination, lease)
