@@ -121,7 +121,7 @@ def answer_to(status: int) -> Answer:
 
     Warnings mean that the object is stored. 0111 says that the SCP has the instance already, which is what a
     delivery is for; whether it is so shows when the delivery is confirmed. A7xx clears up without anybody;
-    0110 and Cxxx may; the rest asks for a person.
+    0110 and Cxxx may, but C122 (transfer syntax not supported); the rest asks for a person.
     """
     if status in (0x0000, 0x0111, 0xB000, 0xB006, 0xB007):
         return Answer.ACCEPTED
@@ -129,7 +129,7 @@ def answer_to(status: int) -> Answer:
         return Answer.PARK
     if 0xA700 <= status <= 0xA7FF:
         return Answer.AGAIN
-    if status == 0x0110 or 0xC000 <= status <= 0xCFFF:
+    if status == 0x0110 or (0xC000 <= status <= 0xCFFF and status != 0xC122):
         return Answer.AGAIN_A_FEW_TIMES
     return Answer.PARK
 
@@ -140,6 +140,7 @@ def reason_for(status: int) -> str:
         0x0117: "invalid SOP instance",
         0x0122: "SOP class not supported",
         0x0124: "not authorised",
+        0xC122: "transfer syntax not supported",
         0xA777: "identity: patient ID missing",
         0xA778: "identity: patient ID conflicts",
         0xA779: "identity: patient or study mismatch",

@@ -79,7 +79,8 @@ class DimsePeer:
             )
         ]
         asked = [StorageCommitmentPushModel] if asks else []
-        if asks and not self._is_mute():
+        self._mute = self._is_mute()
+        if asks and not self._mute:
             asked.append(StudyRootQueryRetrieveInformationModelFind)
         handlers: list[Any] = [(evt.EVT_CONN_OPEN, _set_no_delay)]
         if on_commitment is not None:
@@ -115,7 +116,7 @@ class DimsePeer:
 
     @property
     def proves(self) -> bool:
-        return self.answers_queries or self.commits
+        return self.answers_queries or self.commits or self._mute
 
     @property
     def answers_queries(self) -> bool:

@@ -121,15 +121,18 @@ def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None)
         return found
 
     @app.post("/api/studies/{study_instance_uid}/retry", dependencies=[Depends(may_act)])
-    def retry(study_instance_uid: str) -> dict[str, Literal["retried"]]:
-        """Give what failed or was parked of one study another try."""
+    def retry(study_instance_uid: str, as_built: bool = False) -> dict[str, Literal["retried"]]:
+        """Give what failed or was parked of one study another try.
+
+        With `as_built` what is parked is sent under the patient that it names, whatever its destination says.
+        """
         with ledger.write() as session:
             found = session.scalars(
                 select(Study).where(Study.study_instance_uid == study_instance_uid)
             ).one_or_none()
             if found is None:
                 raise HTTPException(404, "no such study")
-            retry_study(session, found)
+            retry_study(session, found, as_built=as_built)
         return {"status": "retried"}
 
     app.include_router(stow_routes(settings, ledger, may_act, bounds or Bounds()))

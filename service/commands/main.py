@@ -175,11 +175,18 @@ def retry(
     study_instance_uids: Annotated[
         list[str], typer.Argument(help="Studies that failed or have parked reports.")
     ],
+    as_built: Annotated[
+        bool,
+        typer.Option(
+            "--as-built",
+            help="Send what is parked under the patient it names, whatever its destination says.",
+        ),
+    ] = False,
 ) -> None:
     """Give what failed or was parked of a study another try."""
     from service.commands.status import retry as run
 
-    raise typer.Exit(run(load(), study_instance_uids))
+    raise typer.Exit(run(load(), study_instance_uids, as_built=as_built))
 
 
 @app.command()

@@ -35,7 +35,7 @@ def status(settings: Settings, study_instance_uid: str | None, limit: int, as_js
     return 0
 
 
-def retry(settings: Settings, study_instance_uids: list[str]) -> int:
+def retry(settings: Settings, study_instance_uids: list[str], *, as_built: bool = False) -> int:
     """Give each study another try; return 0 only when all of them exist."""
     check_migrated(settings.sqlalchemy_url)
     ledger = Ledger(settings.sqlalchemy_url)
@@ -47,7 +47,7 @@ def retry(settings: Settings, study_instance_uids: list[str]) -> int:
                 sys.stderr.write(f"hilum: no study {uid} in the ledger\n")
                 missing += 1
             else:
-                retry_study(session, study)
+                retry_study(session, study, as_built=as_built)
                 sys.stdout.write(f"{uid}: another try\n")
     return 1 if missing else 0
 

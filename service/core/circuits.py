@@ -1,51 +1,60 @@
 """Destinations that are away: one try at a time, further and further apart, for as long as it takes.
 
-A destination whose association or server fails gets a row; while that row is open nothing is sent there, and
-what waits for it is put off, so that it takes no turn from the others. When the time is up one worker tries;
-its success takes the row away and lets everything go at once. A person's retry lets the next try be now.
+A destination whose association or server fails gets a row; while that row is open nothing that waits for it
+is ready (`service.core.leases.ready`). When the time is up one worker tries; its success takes the row away
+and lets everything go at once. A person's retry lets the next try be now.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.core.leases import backoff_seconds
+from service.core.leases import CONFIRM, DELIVER, Lease, Stage, backoff_seconds, claim_within, ready
 from service.core.ledger import Ledger, now
-from service.core.states import ConfirmationState, DeliveryState
-from service.core.tables import Circuit, Confirmation, Outbox
+from service.core.tables import Circuit
 
 LONGEST_PAUSE_SECONDS = 300.0
-# A try may take an association, a query and an object, each up to its timeout.
-_TRY_SECONDS = 120.0
+# A try may take two associations with a query each that is not answered, and a third with an object.
+_TRY_SECONDS = 180.0
 _log = structlog.get_logger()
 
 
-def may_try(ledger: Ledger, destination: str) -> bool:
-    """Return whether something may be sent there now; if not, put off what waits for it.
+def claim_for_one_destination(ledger: Ledger, stage: Stage, limit: int) -> tuple[str, list[Lease]]:
+    """Lease what is ready for the destination that has waited longest.
 
-    True for one caller at a time while the destination is away.
+    While a destination is away one caller at a time gets something for it.
+
+    Returns
+    -------
+    str, list of Lease
+        The destination and up to `limit` leases for it; an empty name and list when nothing is ready.
     """
+    table: Any = stage.table
     with ledger.read() as session:
-        if session.get(Circuit, destination) is None:
-            return True
-    with ledger.write() as session:
-        moment = now()
-        circuit = session.get(Circuit, destination, with_for_update=True)
-        if circuit is None:
-            return True
-        if circuit.open_until > moment:
-            _put_off(session, destination, circuit.open_until)
-            return False
-        circuit.open_until = moment + timedelta(seconds=_TRY_SECONDS)
-        return True
+        names = session.scalars(
+            select(table.destination)
+            .where(ready(stage))
+            .group_by(table.destination)
+            .order_by(func.min(table.ready_at))
+        ).all()
+    for name in names:
+        with ledger.write() as session:
+            circuit = session.get(Circuit, name, with_for_update=True)
+            leases = claim_within(session, stage, limit, table.destination == name)
+            if leases and circuit is not None:
+                circuit.open_until = now() + timedelta(seconds=_TRY_SECONDS)
+        if leases:
+            return name, leases
+    return "", []
 
 
 def failed(ledger: Ledger, destination: str, error: str) -> None:
-    """Write down that the destination could not be reached, and put off what waits for it."""
+    """Write down that the destination could not be reached."""
     try:
         with ledger.write() as session:
             circuit = session.get(Circuit, destination, with_for_update=True)
@@ -57,13 +66,12 @@ def failed(ledger: Ledger, destination: str, error: str) -> None:
             circuit.last_error = error[:2000]
             pause = backoff_seconds(circuit.failures, LONGEST_PAUSE_SECONDS)
             circuit.open_until = now() + timedelta(seconds=pause)
-            _put_off(session, destination, circuit.open_until)
     except IntegrityError:
         return  # somebody else found out at the same moment
 
 
 def reached(ledger: Ledger, destination: str) -> None:
-    """Write down that the destination answered; what was put off for it may go at once."""
+    """Write down that the destination answered; what waits for it may go at once."""
     with ledger.read() as session:
         if session.get(Circuit, destination) is None:
             return
@@ -71,15 +79,18 @@ def reached(ledger: Ledger, destination: str) -> None:
         circuit = session.get(Circuit, destination, with_for_update=True)
         if circuit is None:
             return
-        for table, waiting in _WAITING:
+        moment = now()
+        # It has waited since now: else a long backlog would take every turn from the other destinations.
+        for stage in (DELIVER, CONFIRM):
+            table: Any = stage.table
             session.execute(
                 update(table)
                 .where(
                     table.destination == destination,
-                    table.state == waiting,
-                    table.ready_at == circuit.open_until,
+                    table.state == stage.waiting,
+                    table.ready_at < moment,
                 )
-                .values(ready_at=now())
+                .values(ready_at=moment)
                 .execution_options(synchronize_session=False)
             )
         _log.info("destination.back", destination=destination, failures=circuit.failures)
@@ -90,7 +101,7 @@ def try_now(session: Session, destinations: Iterable[str]) -> None:
     """Let the next try of these destinations be at once."""
     session.execute(
         update(Circuit)
-        .where(Circuit.destination.in_(list(destinations)), Circuit.open_until > now())
+        .where(Circuit.destination.in_(list(destinations)))
         .values(open_until=now())
         .execution_options(synchronize_session=False)
     )
@@ -99,24 +110,3 @@ def try_now(session: Session, destinations: Iterable[str]) -> None:
 def away(session: Session) -> Sequence[Circuit]:
     """Return the destinations that could not be reached when they were tried last."""
     return session.scalars(select(Circuit).order_by(Circuit.destination)).all()
-
-
-_WAITING: tuple[tuple[type[Outbox] | type[Confirmation], str], ...] = (
-    (Outbox, DeliveryState.PENDING),
-    (Confirmation, ConfirmationState.WAITING),
-)
-
-
-def _put_off(session: Session, destination: str, until: datetime) -> None:
-    for table, waiting in _WAITING:
-        session.execute(
-            update(table)
-            .where(
-                table.destination == destination,
-                table.state == waiting,
-                table.lease_until.is_(None),
-                table.ready_at < until,
-            )
-            .values(ready_at=until)
-            .execution_options(synchronize_session=False)
-        )

@@ -9,13 +9,13 @@ from datetime import timedelta
 
 import structlog
 from pydicom import Dataset
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from service.core.ledger import Ledger, now, record_event
 from service.core.settings import Settings
 from service.core.settlement import settle, withdraw
-from service.core.states import ConfirmationState, DeliveryState, StudyState
+from service.core.states import ConfirmationState, DeliveryState, Proof, StudyState
 from service.core.tables import Confirmation, Outbox, Report, Study
 
 # Sent so often, and never there: the next try would be no better.
@@ -44,15 +44,27 @@ def expect(session: Session, delivery: Outbox) -> None:
     )
 
 
-def confirm(session: Session, study: Study, confirmation: Confirmation, how: str) -> None:
+_PROOFS = {Proof.COMMITMENT: "storage commitment", Proof.QUERY: "found by query"}
+
+
+def confirm(session: Session, study: Study, confirmation: Confirmation, proof: Proof) -> None:
     """Write down that the destination holds the object; the study's row is locked by the caller."""
     delivery = confirmation.delivery
-    confirmation.state, confirmation.last_error = ConfirmationState.DONE, None
+    confirmation.state, confirmation.proof, confirmation.last_error = ConfirmationState.DONE, proof, None
     if delivery.state != DeliveryState.DELIVERED:
         return  # sent again, parked or withdrawn meanwhile
     delivery.state, delivery.confirmed_at = DeliveryState.CONFIRMED, now()
-    record_event(session, study, "confirmed", f"{delivery.report.kind} at {delivery.destination}: {how}")
+    record_event(
+        session, study, "confirmed", f"{delivery.report.kind} at {delivery.destination}: {_PROOFS[proof]}"
+    )
     settle(session, study)
+
+
+def never_finds(session: Session, destination: str) -> bool:
+    """Return whether queries found nothing there yet, not even what was sent as often as makes sense."""
+    lost = exists().where(Outbox.destination == destination, Outbox.losses >= _LOSSES)
+    found = exists().where(Confirmation.destination == destination, Confirmation.proof == Proof.QUERY)
+    return bool(session.scalar(select(lost & ~found)))
 
 
 def miss(session: Session, study: Study, confirmation: Confirmation, how: str) -> None:
@@ -155,7 +167,7 @@ def take_commitment(ledger: Ledger, settings: Settings, peer_ae_title: str, answ
                 continue  # sent or asked anew meanwhile
             if sop_instance_uid in committed:
                 _end_asking(row)
-                confirm(session, study, row, "storage commitment")
+                confirm(session, study, row, Proof.COMMITMENT)
             elif reason in (_NO_SUCH_INSTANCE, _CLASS_CONFLICT):
                 _end_asking(row)
                 miss(session, study, row, f"storage commitment failed with {reason:04X}")

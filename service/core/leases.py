@@ -32,7 +32,7 @@ from service.core.states import (
     InstanceState,
     RevisionState,
 )
-from service.core.tables import Analysis, Confirmation, Instance, Outbox, Report, Revision, Study
+from service.core.tables import Analysis, Circuit, Confirmation, Instance, Outbox, Report, Revision, Study
 
 LEASE_SECONDS = 30.0
 # Work that dies three times with its process is poison; deliveries are tried as long as the report lives.
@@ -57,7 +57,8 @@ Table = type[Instance] | type[Analysis] | type[Revision] | type[Outbox] | type[C
 class Stage:
     """One kind of work: the queue its hints go to, the table it lives in, the state that waits.
 
-    `limited`: whether work is given up after `MAX_ATTEMPTS`.
+    `limited`: whether work is given up after `MAX_ATTEMPTS`; what is not is work with a destination, which
+    may be away.
     """
 
     name: str
@@ -104,37 +105,55 @@ def ready(stage: Stage) -> ColumnElement[bool]:
         & (table.ready_at <= moment)
         & or_(table.lease_until.is_(None), table.lease_until < moment)
     )
-    return condition & (table.attempts < MAX_ATTEMPTS) if stage.limited else condition
+    if stage.limited:
+        return condition & (table.attempts < MAX_ATTEMPTS)
+    return condition & ~_away(stage, Circuit.open_until > moment)
+
+
+def _away(stage: Stage, *where: ColumnElement[bool]) -> ColumnElement[bool]:
+    table: Any = stage.table
+    return exists().where(Circuit.destination == table.destination, *where)
 
 
 def claim(
     ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool], seconds: float = LEASE_SECONDS
 ) -> list[Lease]:
     """Lease up to `limit` ready rows, oldest first; nobody else gets them before the lease ends."""
-    table = stage.table
     with ledger.write() as session:
-        # A CTE is run once, whatever plan PostgreSQL makes of the rest.
-        chosen = (
-            select(table.id)
-            .where(ready(stage), *where)
-            .order_by(table.ready_at, table.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("chosen")
+        return claim_within(session, stage, limit, *where, seconds=seconds)
+
+
+def claim_within(
+    session: Session,
+    stage: Stage,
+    limit: int,
+    *where: ColumnElement[bool],
+    seconds: float = LEASE_SECONDS,
+) -> list[Lease]:
+    """Do what `claim` does, within a transaction that does more."""
+    table = stage.table
+    # A CTE is run once, whatever plan PostgreSQL makes of the rest.
+    chosen = (
+        select(table.id)
+        .where(ready(stage), *where)
+        .order_by(table.ready_at, table.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")
+    )
+    claimed = session.execute(
+        update(table)
+        .where(table.id.in_(select(chosen.c.id)))
+        .values(
+            lease_owner=owner(),
+            lease_until=now() + timedelta(seconds=seconds),
+            lease_token=table.lease_token + 1,
+            attempts=table.attempts + 1,
         )
-        claimed = session.execute(
-            update(table)
-            .where(table.id.in_(select(chosen.c.id)))
-            .values(
-                lease_owner=owner(),
-                lease_until=now() + timedelta(seconds=seconds),
-                lease_token=table.lease_token + 1,
-                attempts=table.attempts + 1,
-            )
-            .returning(table.id, table.lease_token, table.attempts)
-            .execution_options(synchronize_session=False)
-        )
-        return [Lease(stage, *row) for row in sorted(claimed)]
+        .returning(table.id, table.lease_token, table.attempts)
+        .execution_options(synchronize_session=False)
+    )
+    return [Lease(stage, *row) for row in sorted(claimed)]
 
 
 def claim_in_turn(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
@@ -288,8 +307,12 @@ def count_ready(session: Session, stage: Stage) -> int:
 
 
 def oldest_ready_seconds(session: Session, stage: Stage) -> float:
-    """Return how long the oldest work of `stage` that could start now has been waiting; 0 without any."""
-    oldest = session.scalar(select(func.min(stage.table.ready_at)).where(ready(stage)))
+    """Return how long the oldest work of `stage` that could start now has been waiting; 0 without any.
+
+    What waits for a destination that is away is not counted, not even while that is tried.
+    """
+    waits = ready(stage) if stage.limited else ready(stage) & ~_away(stage)
+    oldest = session.scalar(select(func.min(stage.table.ready_at)).where(waits))
     return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
 
 

@@ -11,8 +11,12 @@ from service.core.states import ConfirmationState, DeliveryState, InstanceState,
 from service.core.tables import Instance, Study
 
 
-def retry_study(session: Session, study: Study) -> None:
-    """Give everything of a study that failed or was parked another chance, at once."""
+def retry_study(session: Session, study: Study, *, as_built: bool = False) -> None:
+    """Give everything of a study that failed or was parked another chance, at once.
+
+    `as_built`: what is parked goes out under the patient and order that it names, whatever its destination
+    says of the study.
+    """
     moment = now()
     session.refresh(study, with_for_update=True)
     for instance in study.instances:
@@ -26,8 +30,9 @@ def retry_study(session: Session, study: Study) -> None:
     try_now(session, destinations)
     for delivery in deliveries:
         if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED) and study.state != StudyState.HELD:
-            delivery.state, delivery.attempts, delivery.ready_at = DeliveryState.PENDING, 0, moment
-            delivery.losses = 0
+            delivery.as_built = delivery.as_built or (as_built and delivery.state == DeliveryState.PARKED)
+            delivery.state, delivery.ready_at = DeliveryState.PENDING, moment
+            delivery.failures = delivery.losses = 0
     for confirmation in unconfirmed(session, study.id):
         confirmation.state, confirmation.attempts = ConfirmationState.WAITING, 0
         confirmation.ready_at, confirmation.until = moment, moment + PATIENCE
@@ -38,7 +43,8 @@ def retry_study(session: Session, study: Study) -> None:
     if study.due_at is not None and study.state != StudyState.HELD:
         study.state, study.reason = StudyState.RECEIVING, None
     settle(session, study)
-    record_event(session, study, "retried", "a person asked for another try")
+    how = ", and to send what is parked as it is" if as_built else ""
+    record_event(session, study, "retried", f"a person asked for another try{how}")
 
 
 def retry_instance(study: Study, instance: Instance) -> None:

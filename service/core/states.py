@@ -85,6 +85,13 @@ class ConfirmationState(StrEnum):
     GIVEN_UP = "given_up"
 
 
+class Proof(StrEnum):
+    """What proved that a destination holds an object."""
+
+    COMMITMENT = "commitment"
+    QUERY = "query"
+
+
 UNFINISHED_INSTANCES = (InstanceState.RECEIVED, InstanceState.DECODED)
 # What a report speaks of: every radiograph of the study, the unanalysed with their reason.
 REPORTABLE_INSTANCES = (InstanceState.ANALYSED, InstanceState.NOT_ANALYSED, InstanceState.FAILED)

@@ -252,7 +252,8 @@ class Report(Base):
 class Outbox(Leased, Base):
     """One report on its way to one destination; the lease is for sending.
 
-    `losses` counts how often the destination took it and turned out not to hold it.
+    `failures` counts the answers that may clear up and did not; `losses` how often the destination took it
+    and turned out not to hold it. `as_built`: a person lets it go out under the patient and order it names.
     """
 
     __tablename__ = "outbox"
@@ -268,7 +269,9 @@ class Outbox(Leased, Base):
     required: Mapped[bool]
     state: Mapped[str] = mapped_column(String(16))
     last_status: Mapped[int | None]
+    failures: Mapped[int] = mapped_column(default=0)
     losses: Mapped[int] = mapped_column(default=0)
+    as_built: Mapped[bool] = mapped_column(default=False)
     delivered_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
 
@@ -279,7 +282,8 @@ class Confirmation(Leased, Base):
     """The proof, still to be had, that a destination holds what it accepted; the lease is for asking.
 
     `until` is how long an absent object may still be on its way into the archive. `transaction_uid` is that
-    of the storage commitment that was asked for last (PS3.4 J.3.2): its answer may come days later.
+    of the storage commitment that was asked for last (PS3.4 J.3.2): its answer may come days later. `proof`
+    is what it was in the end, one of `service.core.states.Proof`.
     """
 
     __tablename__ = "confirmation"
@@ -291,6 +295,7 @@ class Confirmation(Leased, Base):
     state: Mapped[str] = mapped_column(String(16))
     until: Mapped[datetime]
     transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    proof: Mapped[str | None] = mapped_column(String(16))
 
     delivery: Mapped[Outbox] = relationship()
 

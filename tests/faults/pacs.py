@@ -44,6 +44,8 @@ class Pacs:
         Seconds to wait before each answer to a C-STORE.
     breaks
         SOP Instance UIDs at which it aborts the association.
+    statuses
+        What it answers to the next C-STOREs without keeping their objects.
     mixes_up
         Whether it answers for another study than it was asked about.
     """
@@ -60,6 +62,7 @@ class Pacs:
         self.queries = True
         self.hangs = 0.0
         self.breaks: set[str] = set()
+        self.statuses: list[int] = []
         self.mixes_up = False
         self.port = 0
         vars(self).update(behaviour)
@@ -116,6 +119,8 @@ class Pacs:
         if self.received[-1] in self.breaks:
             event.assoc.abort()
             return 0x0110
+        if self.statuses:
+            return self.statuses.pop(0)
         if self.loses > 0:
             self.loses -= 1
         else:

@@ -23,7 +23,17 @@ from service.core.receive import Intake
 from service.core.repair import STALE_SECONDS, Repair, differences
 from service.core.settings import load
 from service.core.spool import Spool, data_set_digest
-from service.core.tables import Analysis, Event, Instance, Outbox, Refusal, Report, Revision, Study
+from service.core.tables import (
+    Analysis,
+    Confirmation,
+    Event,
+    Instance,
+    Outbox,
+    Refusal,
+    Report,
+    Revision,
+    Study,
+)
 from tests import factories
 from tests.servers import ROOT, Gateway, Orthanc, StoreScp, eventually
 
@@ -57,7 +67,7 @@ class Site:
         eventually(lambda: not self.failpoint.exists(), _PATIENCE, "a process at the failpoint")
         time.sleep(0.2)
         with self.ledger() as ledger, ledger.write() as session:
-            for table in (Instance, Analysis, Revision, Outbox):
+            for table in (Instance, Analysis, Revision, Outbox, Confirmation):
                 session.execute(
                     update(table)
                     .where(table.lease_until.is_not(None))
@@ -124,7 +134,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with ExitStack() as running:
-        pacs = running.enter_context(Orthanc())
+        pacs = running.enter_context(Orthanc(DicomAlwaysAllowFind=True))
         old = running.enter_context(StoreScp(ComprehensiveSRStorage, SecondaryCaptureImageStorage))
         gateway = Gateway(destinations=f"PACS={pacs.destination},OLD={old.destination}")
         gateway.settings["failpoint"] = str(gateway.folder / "failpoint")
@@ -237,7 +247,7 @@ def test_a_gateway_that_is_stopped_in_the_middle_of_its_work_finishes_it_later(
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     with site.ledger() as ledger, ledger.read() as session:
-        for table in (Instance, Analysis, Revision, Outbox):
+        for table in (Instance, Analysis, Revision, Outbox, Confirmation):
             leased = session.scalars(select(table).where(table.lease_until.is_not(None))).all()
             assert not leased, table
     site.gateway.restart()

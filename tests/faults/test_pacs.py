@@ -1,6 +1,7 @@
 """Delivery to a PACS that is away, slow, forgetful or of another mind: faults 17 to 21."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -18,6 +19,7 @@ from service.core.checks import examine
 from service.core.confirmation import take_commitment
 from service.core.destination import Destination
 from service.core.errors import NotAccepted
+from service.core.leases import DELIVER, count_ready, oldest_ready_seconds
 from service.core.ledger import migrate, now
 from service.core.retry import retry_study
 from service.core.settings import load
@@ -162,11 +164,25 @@ def test_a_pacs_that_is_away_is_tried_by_one_worker_at_a_time_and_holds_up_nobod
         waiting = session.scalars(select(Outbox).where(Outbox.destination == "PACS")).all()
         circuit = session.get_one(Circuit, "PACS")
         assert circuit.failures == 1
-        assert all(row.ready_at == circuit.open_until for row in waiting)
+        assert len(waiting) == 3
+        assert not any(row.lease_until for row in waiting)
+        assert count_ready(session, DELIVER) == oldest_ready_seconds(session, DELIVER) == 0
         assert "cannot be reached" in circuit.last_error
         circuit.open_until = now()
-    assert circuits.may_try(context.ledger, "PACS")
-    assert not circuits.may_try(context.ledger, "PACS")
+    name, leases = circuits.claim_for_one_destination(context.ledger, DELIVER, 1)
+    assert (name, len(leases)) == ("PACS", 1)
+    assert circuits.claim_for_one_destination(context.ledger, DELIVER, 1) == ("", [])
+
+
+def test_a_destination_is_not_held_as_being_tried_when_nothing_waits_for_it(
+    sites: Callable[..., Context],
+) -> None:
+    context = sites("dicom://PACS@127.0.0.1:9")
+    circuits.failed(context.ledger, "PACS", "away")
+    later(context, minutes=6)
+    assert circuits.claim_for_one_destination(context.ledger, DELIVER, 1) == ("", [])
+    reported(context)
+    assert len(circuits.claim_for_one_destination(context.ledger, DELIVER, 1)[1]) == 1
 
 
 @on_both_ledgers
@@ -263,6 +279,27 @@ def test_objects_that_break_the_association_keep_no_other_back(sites: Callable[.
             later(context, minutes=7)
     assert set(pacs.held) == set(uids[6:])
     assert [row.state for row in rows(context)] == ["pending"] * 6 + ["confirmed"] * 2
+
+
+@pytest.mark.fault(19)
+def test_tries_without_an_answer_do_not_count_against_the_five(sites: Callable[..., Context]) -> None:
+    with Pacs(statuses=[0x0110] * 3).serving() as pacs:
+        context = sites(pacs.url)
+        reported(context)
+
+        def run(times: int) -> None:
+            for _ in range(times):
+                deliver.run(context)
+                later(context, minutes=7)
+
+        run(3)
+        pacs.breaks = set(pacs.received)
+        run(6)
+        pacs.breaks, pacs.statuses = set(), [0x0110]
+        run(1)
+        assert (rows(context)[0].state, rows(context)[0].failures) == ("pending", 4)
+        run(1)
+    assert len(pacs.held) == 1
 
 
 @pytest.mark.fault(20)
@@ -444,6 +481,21 @@ def test_orthanc_that_knows_us_not_gets_the_report_all_the_same(
     assert "it confirmed none of 1 deliveries" in seen
 
 
+def test_what_is_sent_while_a_pacs_is_not_asked_is_proven_later(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pacs().serving() as pacs:
+        context = sites(pacs.url)
+        reported(context)
+        monkeypatch.setattr(scu, "_unanswered", {"PACS": (2, time.monotonic() + 600)})
+        deliver.run(context)
+        assert study(context).state == StudyState.DELIVERED
+        monkeypatch.setattr(scu, "_unanswered", {})
+        later(context, minutes=30)
+        deliver.run(context)
+    assert study(context).state == StudyState.CONFIRMED
+
+
 def test_a_pacs_that_says_yes_and_stores_nothing_is_noticed(sites: Callable[..., Context]) -> None:
     with Pacs(loses=99).serving() as pacs:
         context = sites(pacs.url)
@@ -460,6 +512,28 @@ def test_a_pacs_that_says_yes_and_stores_nothing_is_noticed(sites: Callable[...,
     assert rows(context)[0].state == "parked"
     assert "does not hold the object" in str(study(context).attention)
     assert study(context).state == StudyState.REPORTED
+
+
+@on_both_ledgers
+def test_where_queries_never_find_anything_nothing_more_is_sent_again(sites: Callable[..., Context]) -> None:
+    with Pacs(loses=99).serving() as pacs:
+        context = sites(pacs.url)
+        reported(context, count=2)
+        with context.ledger.write() as session:
+            session.get_one(Outbox, 2).state = DeliveryState.WITHDRAWN
+        for _ in range(8):
+            deliver.run(context)
+            later(context, minutes=61)
+        assert rows(context)[0].state == "parked"
+        with context.ledger.write() as session:
+            session.get_one(Outbox, 2).state = DeliveryState.PENDING
+        pacs.received.clear()
+        for _ in range(8):
+            deliver.run(context)
+            later(context, minutes=61)
+        assert len(pacs.received) == 1
+    assert rows(context)[1].state == "delivered"
+    assert "nor was any object there before" in str(study(context).attention)
 
 
 @on_both_ledgers
@@ -693,6 +767,42 @@ def test_two_archives_of_different_minds_end_with_a_person(
     told = [item.PatientID for item in (*first.held.values(), *second.held.values())]
     assert set(told) in ({"ONE"}, {"TWO"})
     assert "identity" in str(study(context).attention)
+
+
+def test_where_nothing_is_said_of_the_study_a_patient_named_as_elsewhere_waits_for_a_person(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pacs().serving() as first, Pacs("OTHER", queries=False).serving() as second:
+        context = sites(first.url, second.url, population="flag", study_quiet_seconds=0)
+        film = _analysed(context, monkeypatch)
+        first.identity[str(film.StudyInstanceUID)] = {"PatientID": "ONE"}
+        for _ in range(3):
+            pipeline.send_all(context)
+            pipeline.work(context)
+        assert {item.PatientID for item in first.held.values()} == {"ONE"}
+        assert "ONE" not in {item.PatientID for item in second.held.values()}
+        assert "the patient is named as at PACS" in str(study(context).attention)
+        for as_built in (False, True):
+            with context.ledger.write() as session:
+                retry_study(session, session.scalars(select(Study)).one(), as_built=as_built)
+            pipeline.send_all(context)
+            sent = {item.PatientID for item in second.held.values()}
+            assert ("ONE" in sent) is as_built
+    assert study(context).attention is None
+
+
+def test_an_order_that_another_archive_knows_goes_to_all(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pacs().serving() as first, Pacs("OTHER", queries=False).serving() as second:
+        context = sites(first.url, second.url, population="flag", study_quiet_seconds=0)
+        film = _analysed(context, monkeypatch)
+        first.identity[str(film.StudyInstanceUID)] = {"PatientID": "OLD-1", "AccessionNumber": "A-NEW"}
+        for _ in range(3):
+            pipeline.send_all(context)
+            pipeline.work(context)
+    assert "A-NEW" in {item.AccessionNumber for item in second.held.values()}
+    assert study(context).attention is None
 
 
 def test_an_archive_that_says_the_same_or_nothing_gets_what_was_built(

@@ -7,24 +7,24 @@ there may be on its way through the archive for an hour; then it is sent again.
 import structlog
 from pydicom.uid import generate_uid
 from pynetdicom.events import Event
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
 from service.core import circuits
-from service.core.confirmation import confirm, give_up, miss, take_commitment
+from service.core.confirmation import confirm, give_up, miss, never_finds, take_commitment
 from service.core.destination import Destination
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, Unanswered
+from service.core.failpoints import failpoint
 from service.core.leases import (
     CONFIRM,
     Lease,
     backoff_seconds,
-    claim,
     held,
-    ready,
     release,
     release_failed,
     renewed,
 )
 from service.core.ledger import now
+from service.core.states import Proof
 from service.core.tables import Confirmation, Report, Study
 from worker.context import Context
 from worker.peer import Peer
@@ -37,28 +37,22 @@ LINGER_SECONDS = 2.0
 ASK_AGAIN_SECONDS = 20 * 60.0
 _LONGEST_PAUSE_SECONDS = 300.0
 _UNANSWERED = "storage commitment is not answered"
+_NEVER_FOUND = (
+    "not found by query within an hour, nor was any object there before: it lost the object, or finds no "
+    'instances by query, which confirm = "none" in its settings says'
+)
 _log = structlog.get_logger()
 
 
 def run(context: Context) -> None:
     """Ask the destination whose deliveries have waited longest."""
-    with context.ledger.read() as session:
-        names = session.scalars(
-            select(Confirmation.destination)
-            .where(ready(CONFIRM))
-            .group_by(Confirmation.destination)
-            .order_by(func.min(Confirmation.ready_at))
-        ).all()
-    for name in names:
-        if circuits.may_try(context.ledger, name):
-            _ask(context, name)
-            return
+    name, leases = circuits.claim_for_one_destination(context.ledger, CONFIRM, _BATCH)
+    if leases:
+        failpoint("confirm.claimed")
+        _ask(context, name, leases)
 
 
-def _ask(context: Context, name: str) -> None:
-    leases = claim(context.ledger, CONFIRM, _BATCH, Confirmation.destination == name)
-    if not leases:
-        return
+def _ask(context: Context, name: str, leases: list[Lease]) -> None:
     destination = context.settings.destination(name)
     if destination is None or destination.confirm == "none":
         for lease in leases:
@@ -128,10 +122,12 @@ def _request_commitment(
     """Ask for all of them in one transaction; its UID is in the ledger before the destination knows it."""
     transaction_uid = str(generate_uid())
     _write_request(context, leases, transaction_uid)
+    failpoint("confirm.request_written")
     with context.ledger.read() as session:
         objects = [_instance(session.get_one(Confirmation, lease.row_id)) for lease in leases]
         named = [(report.sop_class_uid, report.sop_instance_uid) for report in objects]
     status = peer.request_commitment(transaction_uid, named)
+    failpoint("confirm.requested")
     if status != 0x0000:
         why = f"storage commitment was refused ({'no answer' if status is None else f'{status:04X}'})"
         if destination.confirm == "commitment":
@@ -161,18 +157,23 @@ def _look(context: Context, destination: Destination, lease: Lease, peer: Peer) 
         row = session.get_one(Confirmation, lease.row_id)
         report, late = _instance(row), row.until < now()
         study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
+        # An archive may take such queries and know no instances; where the site says how, that is trusted.
+        counts = destination.confirm is not None or not never_finds(session, destination.name)
     there = peer.holds(study_instance_uid, report.series_instance_uid, report.sop_instance_uid)
     if there is None:
         _cannot_say(context, destination, lease)
     elif not there and not late:
         pause = backoff_seconds(lease.attempts, _LONGEST_PAUSE_SECONDS)
         release(context.ledger, lease, "not found there yet", pause)
+    elif not there and not counts:
+        _give_up(context, lease, _NEVER_FOUND)
     else:
+        failpoint("confirm.answered")
         try:
             with context.ledger.write() as session:
                 row, study = held(session, lease)
                 if there:
-                    confirm(session, study, row, "found by query")
+                    confirm(session, study, row, Proof.QUERY)
                 else:
                     miss(session, study, row, "not found by query within an hour")
         except LeaseLost:

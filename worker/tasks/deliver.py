@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -22,9 +22,7 @@ from service.core.leases import (
     DELIVER,
     Lease,
     backoff_seconds,
-    claim,
     held,
-    ready,
     release,
     release_failed,
     renewed,
@@ -43,7 +41,8 @@ _BATCH = 20
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FEW = 5
 _MOST_REBUILDS = 3
-_SOP_CLASS_NOT_SUPPORTED = 0x0122  # of a destination that accepts every context and looks afterwards
+# Of a destination that accepts every context and looks afterwards; the second is PS3.18 I.2.2.
+_NOT_SUPPORTED = (0x0122, 0xC122)
 _log = structlog.get_logger()
 
 
@@ -64,25 +63,14 @@ class _Batch:
 
 def run(context: Context) -> None:
     """Send what waits for the destination that has waited longest, then prove what was sent."""
-    with context.ledger.read() as session:
-        names = session.scalars(
-            select(Outbox.destination)
-            .where(ready(DELIVER))
-            .group_by(Outbox.destination)
-            .order_by(func.min(Outbox.ready_at))
-        ).all()
-    for name in names:
-        if circuits.may_try(context.ledger, name):
-            _send_to(context, name)
-            break
+    name, leases = circuits.claim_for_one_destination(context.ledger, DELIVER, _BATCH)
+    if leases:
+        failpoint("deliver.claimed")
+        _send_to(context, name, leases)
     proof.run(context)
 
 
-def _send_to(context: Context, name: str) -> None:
-    leases = claim(context.ledger, DELIVER, _BATCH, Outbox.destination == name)
-    if not leases:
-        return
-    failpoint("deliver.claimed")
+def _send_to(context: Context, name: str, leases: list[Lease]) -> None:
     destination = context.settings.destination(name)
     if destination is None:
         gone = PermanentDelivery(f"no destination {name} is configured any more")
@@ -158,6 +146,8 @@ def _correct(batch: _Batch, peer: Peer, lease: Lease) -> bool:
         Whether this delivery is settled: its bytes are not the ones to send.
     """
     with batch.context.ledger.read() as session:
+        if session.get_one(Outbox, lease.row_id).as_built:
+            return False  # a person has decided
         report = _report(session, lease)
         study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
     if report.kind == Kind.REJECTION:
@@ -165,14 +155,14 @@ def _correct(batch: _Batch, peer: Peer, lease: Lease) -> bool:
     if study_instance_uid not in batch.told:
         batch.told[study_instance_uid] = peer.study(study_instance_uid)
     told = batch.told[study_instance_uid]
-    if not told:
-        return False
     try:
         header = dcmread(
             batch.context.spool.absolute(report.path), force=True, specific_tags=list(IDENTIFIERS)
         )
     except OSError:
         return False  # said when it is sent
+    if not told:
+        return _is_foreign(batch, lease, header)
     differing = [
         keyword
         for keyword in IDENTIFIERS
@@ -203,15 +193,13 @@ def _build_anew(batch: _Batch, lease: Lease, told: Mapping[str, str], differing:
                 ).one_or_none()
                 if built == study.header_revision:
                     raise _AsItIs  # as near as the objects can say it
-            elif subject.told_by not in (None, name) or _rebuilds(session, study) >= _MOST_REBUILDS:
-                row.state = DeliveryState.PARKED
-                row.last_error = (
-                    f"identity: it files the study under another {attributes} than {subject.told_by} does"
-                    if subject.told_by != name
-                    else f"identity: it names another {attributes} each time it is asked"
-                )
-                record_event(session, study, "parked", f"{report.kind} for {name}: {row.last_error}")
-                settle(session, study)
+            elif subject.told_by not in (None, name):
+                why = f"it files the study under another {attributes} than {subject.told_by} does"
+                _park_for_identity(session, study, row, why)
+                return True
+            elif _rebuilds(session, study) >= _MOST_REBUILDS:
+                why = f"it names another {attributes} each time it is asked"
+                _park_for_identity(session, study, row, why)
                 return True
             else:
                 subject.told, subject.told_by = dict(told), name
@@ -232,6 +220,39 @@ def _build_anew(batch: _Batch, lease: Lease, told: Mapping[str, str], differing:
     except LeaseLost as fault:
         _log.warning("deliver.lease_lost", reason=str(fault))
     return True
+
+
+def _is_foreign(batch: _Batch, lease: Lease, header: Dataset) -> bool:
+    """Park a report that names the patient as another archive does: nobody knows whether that holds here.
+
+    Returns
+    -------
+    bool
+        Whether it is parked.
+    """
+    with batch.context.ledger.read() as session:
+        study = session.get_one(Study, _report(session, lease).study_id)
+        subject = _subject(session, study)
+        if subject is None or not subject.told or subject.told_by == batch.destination.name:
+            return False
+        told_by, told = subject.told_by, subject.told.get("PatientID", subject.patient_id)
+        if told == subject.patient_id or told != str(header.get("PatientID") or "").strip():
+            return False  # built for the patient who was received
+    try:
+        with batch.context.ledger.write() as session:
+            row, study = held(session, lease)
+            why = f"the patient is named as at {told_by}; how this destination files the study is unknown"
+            _park_for_identity(session, study, row, why)
+    except LeaseLost as fault:
+        _log.warning("deliver.lease_lost", reason=str(fault))
+    return True
+
+
+def _park_for_identity(session: Session, study: Study, row: Outbox, why: str) -> None:
+    row.state = DeliveryState.PARKED
+    row.last_error = f"identity: {why}"
+    record_event(session, study, "parked", f"{row.report.kind} for {row.destination}: {row.last_error}")
+    settle(session, study)
 
 
 def _rebuilds(session: Session, study: Study) -> int:
@@ -257,7 +278,7 @@ def _settle_one(batch: _Batch, lease: Lease, sent: Sent) -> None:
     context, destination = batch.context, batch.destination
     with context.ledger.read() as session:
         report = _report(session, lease)
-    if not isinstance(sent.fault, NotAccepted) and sent.status != _SOP_CLASS_NOT_SUPPORTED:
+    if not isinstance(sent.fault, NotAccepted) and sent.status not in _NOT_SUPPORTED:
         _finish(context, lease, sent, proves=batch.proves)
     elif report.sop_class_uid == Comprehensive3DSRStorage or report.kind == Kind.HEATMAP:
         try:
@@ -281,17 +302,18 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
 
     `proves`: whether what is accepted is to be confirmed.
     """
-    with context.ledger.read() as session:
-        answered_before = session.get_one(Outbox, lease.row_id).last_status is not None
     # Five tries are for a destination that answers: those it was away for do not count.
-    attempts = lease.attempts if answered_before or sent.status is None else 1
-    verdict, error = _verdict(sent, attempts)
+    with context.ledger.read() as session:
+        failures = session.get_one(Outbox, lease.row_id).failures
+    if sent.status is not None and answer_to(sent.status) is Answer.AGAIN_A_FEW_TIMES:
+        failures += 1
+    verdict, error = _verdict(sent, failures)
     if verdict is Answer.AGAIN:
-        _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=attempts)
+        _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=lease.attempts)
+        answer = {} if sent.status is None else {"last_status": sent.status, "failures": failures}
         # What was not even tried waits for the destination alone (`service.core.circuits`).
-        delay = backoff_seconds(attempts, _LONGEST_BACKOFF_SECONDS) if sent.tried else 0.0
-        answer = {} if sent.status is None else {"last_status": sent.status}
-        started = attempts if sent.tried else lease.attempts - 1
+        delay = backoff_seconds(lease.attempts, _LONGEST_BACKOFF_SECONDS) if sent.tried else 0.0
+        started = lease.attempts if sent.tried else lease.attempts - 1
         release(context.ledger, lease, error, delay, attempts=started, **answer)
         return
     try:
@@ -313,7 +335,7 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
         _log.warning("deliver.lease_lost", reason=str(fault))
 
 
-def _verdict(sent: Sent, attempts: int) -> tuple[Answer, str]:
+def _verdict(sent: Sent, failures: int) -> tuple[Answer, str]:
     if sent.status is None:
         assert sent.fault is not None
         return (Answer.AGAIN if sent.fault.retry_helps else Answer.PARK), str(sent.fault)
@@ -321,5 +343,5 @@ def _verdict(sent: Sent, attempts: int) -> tuple[Answer, str]:
     if answer is Answer.ACCEPTED:
         return answer, "" if sent.status == 0 else f"stored with status {sent.status:04X}"
     if answer is Answer.AGAIN_A_FEW_TIMES:
-        answer = Answer.AGAIN if attempts < _FEW else Answer.PARK
+        answer = Answer.AGAIN if failures < _FEW else Answer.PARK
     return answer, reason_for(sent.status)

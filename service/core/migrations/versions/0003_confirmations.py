@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("until", moment, nullable=False),
         sa.Column("transaction_uid", sa.String(length=64), nullable=True),
+        sa.Column("proof", sa.String(length=16), nullable=True),
         sa.Column("lease_owner", sa.String(length=128), nullable=True),
         sa.Column("lease_until", moment, nullable=True),
         sa.Column("lease_token", sa.Integer(), nullable=False),
@@ -53,7 +54,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("destination", "kind"),
     )
     # In place: SQLite can't copy a table that others point to.
-    op.add_column("outbox", sa.Column("losses", sa.Integer(), nullable=False, server_default="0"))
+    for counter in ("failures", "losses"):
+        op.add_column("outbox", sa.Column(counter, sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("outbox", sa.Column("as_built", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("subject", sa.Column("told", sa.JSON(), nullable=True))
     op.add_column("subject", sa.Column("told_by", sa.String(length=64), nullable=True))
 
@@ -61,7 +64,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("subject", "told_by")
     op.drop_column("subject", "told")
-    op.drop_column("outbox", "losses")
+    for column in ("as_built", "losses", "failures"):
+        op.drop_column("outbox", column)
     op.drop_table("refusal")
     op.create_table(
         "refusal",
