@@ -23,6 +23,7 @@ from pydicom.uid import (
 from redis import AuthenticationError
 from redis import Redis as RedisClient
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from tests import factories
