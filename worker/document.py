@@ -110,7 +110,14 @@ def _pdf(
     conclusion = context.conclusion
     top = HEIGHT - MARGIN
     page.text(MARGIN, top - 15, TITLE, 16, bold=True)
-    page.text(WIDTH - MARGIN, top - 15, wording.revision(context.revision), 10, GREY, right=True)
+    page.text(
+        WIDTH - MARGIN,
+        top - 15,
+        wording.revision(context.revision, beside=context.beside),
+        10,
+        GREY,
+        right=True,
+    )
     top -= 26
     page.rule(top)
     for row, fields in enumerate(_patient(leading)):

@@ -46,7 +46,7 @@ def measurement_groups(
             value=certainty,
             outline=_whole_image(rows, columns),
             evaluations=[QualitativeEvaluation(codes.PRESENCE, codes.PRESENCE_OF[result.finding])],
-            comments=wording.comments(result, context.revision),
+            comments=wording.comments(result, context.revision, beside=context.beside),
         )
     ]
     if result.finding is not Finding.PRESENT or image.activation is None:

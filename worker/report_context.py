@@ -77,6 +77,8 @@ class ReportContext:
         Aware time of creation, in the site's own zone.
     device_name
         Name of the installation, by its AE title.
+    beside
+        Whether it stands beside earlier revisions: they speak of images that it cannot speak of any more.
     """
 
     conclusion: Result
@@ -92,6 +94,7 @@ class ReportContext:
     software_version: str
     at: datetime
     device_name: str = "HILUM"
+    beside: bool = False
 
 
 def identity(

@@ -207,7 +207,7 @@ def _evaluations(
         CodeContentItem(codes.PRESENCE, codes.PRESENCE_OF[conclusion.finding], Relationship.CONTAINS),
         TextContentItem(
             codes.CONCLUSION,
-            wording.conclusion(conclusion, analysed, len(images), context.revision),
+            wording.conclusion(conclusion, analysed, len(images), context.revision, beside=context.beside),
             Relationship.CONTAINS,
         ),
     ]

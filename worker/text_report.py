@@ -101,7 +101,7 @@ def _sections(
     images: Sequence[ImageResult], headers: Sequence[Dataset], context: ReportContext
 ) -> list[ContainerContentItem]:
     conclusion, analysed = context.conclusion, sum(image.analysed for image in images)
-    said = wording.conclusion(conclusion, analysed, len(images), context.revision)
+    said = wording.conclusion(conclusion, analysed, len(images), context.revision, beside=context.beside)
     # The first of the comments is part of the conclusion.
     conclusions = [_text(codes.CONCLUSION, text) for text in (said, *wording.comments(conclusion)[1:])]
     return [
@@ -114,7 +114,7 @@ def _sections(
 def _sections_of_note(
     images: Sequence[ImageResult], headers: Sequence[Dataset], context: ReportContext
 ) -> list[ContainerContentItem]:
-    said = wording.conclusion(context.conclusion, 0, len(images), context.revision)
+    said = wording.conclusion(context.conclusion, 0, len(images), context.revision, beside=context.beside)
     told = _told(images, headers, codes.PROCEDURE_DESCRIPTION)
     return [
         _section(codes.CONCLUSIONS, [_text(codes.CONCLUSION, text) for text in (said, wording.NOT_ASSESSED)]),

@@ -45,21 +45,21 @@ def verdict(result: Result) -> str:
     return f"AI: pneumonia {result.finding.upper()} (score {percent(result)}{threshold})"
 
 
-def comments(result: Result, revision: int = 1) -> list[str]:
+def comments(result: Result, revision: int = 1, *, beside: bool = False) -> list[str]:
     """Return what is said of one result, a sentence or two a line: viewers cut long lines off.
 
-    First what it replaces, the verdict and what it may be used for; then the pattern and each stated limit.
+    First which revision it is, the verdict and what it may be used for; then the pattern and each limit.
     """
-    lines = [f"{_replaces(revision)}{verdict(result)}. {RESEARCH_USE_ONLY}"]
+    lines = [f"{_numbered(revision, beside)}{verdict(result)}. {RESEARCH_USE_ONLY}"]
     if result.pattern:
         lines.append(f"Pattern: {pattern(result.pattern)}")
     return [*lines, *map(limit, result.flags)]
 
 
-def conclusion(result: Result, analysed: int, total: int, revision: int = 1) -> str:
+def conclusion(result: Result, analysed: int, total: int, revision: int = 1, *, beside: bool = False) -> str:
     """Return the study's conclusion: its first comment, how many images it rests on, the rule."""
     rule = f" {RULE}" if analysed > 1 else ""
-    return f"{comments(result, revision)[0]} {images_analysed(analysed, total)}{rule}"
+    return f"{comments(result, revision, beside=beside)[0]} {images_analysed(analysed, total)}{rule}"
 
 
 def images_analysed(analysed: int, total: int) -> str:
@@ -125,10 +125,22 @@ def superseded(revision: int) -> str:
     return f"AI result superseded by revision {revision}. Use the newest revision only."
 
 
-def revision(number: int) -> str:
-    """Return which revision it is, and which one it replaces."""
-    return f"Revision {number}" + (f", replaces revision {number - 1}" if number > 1 else "")
+def revision(number: int, *, beside: bool = False) -> str:
+    """Return which revision it is, and what becomes of the one before: replaced, or left `beside` it."""
+    if number == 1:
+        return "Revision 1"
+    if beside:
+        return f"Revision {number}, of later images only, beside revision {number - 1}"
+    return f"Revision {number}, replaces revision {number - 1}"
 
 
-def _replaces(number: int) -> str:
-    return f"{revision(number)}. " if number > 1 else ""
+def later_only(number: int) -> str:
+    """Return the limit of a revision that stands beside an earlier one."""
+    return (
+        f"speaks of images that came later only; revision {number - 1} stands, whose images are not kept any "
+        "more"
+    )
+
+
+def _numbered(number: int, beside: bool) -> str:
+    return f"{revision(number, beside=beside)}. " if number > 1 else ""

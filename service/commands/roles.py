@@ -66,6 +66,7 @@ def schedule(settings: Settings) -> None:
     """Run the scheduler until SIGTERM."""
     from service.core.receive import Intake
     from service.core.repair import Repair
+    from service.core.retention import Retention
     from service.scheduler.scheduler import Scheduler
 
     ledger, spool = _open(settings, "scheduler")
@@ -74,6 +75,7 @@ def schedule(settings: Settings) -> None:
         spool,
         broker_url(settings),
         Repair(ledger, spool, Intake(ledger, spool, settings)),
+        Retention(ledger, spool, settings),
         report_every_radiograph=settings.reports_every_radiograph,
     )
     thread = threading.Thread(target=scheduler.run, name="scheduler")

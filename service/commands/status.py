@@ -36,7 +36,7 @@ def status(settings: Settings, study_instance_uid: str | None, limit: int, as_js
 
 
 def retry(settings: Settings, study_instance_uids: list[str], *, as_built: bool = False) -> int:
-    """Give each study another try; return 0 only when all of them exist."""
+    """Give each study another try; return 0 only when all of them get it."""
     check_migrated(settings.sqlalchemy_url)
     ledger = Ledger(settings.sqlalchemy_url)
     missing = 0
@@ -46,8 +46,10 @@ def retry(settings: Settings, study_instance_uids: list[str], *, as_built: bool 
             if study is None:
                 sys.stderr.write(f"hilum: no study {uid} in the ledger\n")
                 missing += 1
+            elif why := retry_study(session, study, as_built=as_built):
+                sys.stderr.write(f"hilum: no other try of {uid}: {why}\n")
+                missing += 1
             else:
-                retry_study(session, study, as_built=as_built)
                 sys.stdout.write(f"{uid}: another try\n")
     return 1 if missing else 0
 

@@ -61,13 +61,13 @@ def conclude_due_studies(ledger: Ledger, limit: int = 50, *, report_every_radiog
         # One transaction a study: one that can't be concluded keeps no other from its report.
         try:
             with ledger.write() as session:
-                study = session.get_one(Study, study_id, with_for_update=True)
-                if study.due_at is not None and study.due_at <= now():
+                study = session.get(Study, study_id, with_for_update=True)
+                if study is not None and study.due_at is not None and study.due_at <= now():
                     concluded += _conclude(session, study, report_every_radiograph)
         except Exception:
             _log.exception("completion.failed", study=study_id)
             with ledger.write() as session:
-                session.get_one(Study, study_id).due_at = now() + _AGAIN_AFTER
+                session.execute(update(Study).where(Study.id == study_id).values(due_at=now() + _AGAIN_AFTER))
     return concluded
 
 
@@ -106,12 +106,18 @@ def _conclude(session: Session, study: Study, report_every_radiograph: bool) -> 
     if any(instance.state in UNFINISHED_INSTANCES for instance in instances):
         return False
     _prefer_presentation(instances)
-    current = [instance for instance in instances if instance.state in REPORTABLE_INSTANCES]
+    standing = [instance for instance in instances if instance.state in REPORTABLE_INSTANCES]
+    # Nothing is built of what retention took the files of: an earlier report speaks of it.
+    current = [instance for instance in standing if instance.spool_path is not None]
     analysed = [instance for instance in current if instance.state == InstanceState.ANALYSED]
-    if len({instance.subject_id for instance in current}) > 1:
+    if len({instance.subject_id for instance in standing}) > 1:
         study.due_at = study.first_eligible_at = None
         _hold(session, study, "images of two patients under one Study Instance UID")
         settle(session, study)
+        return True
+    failed = any(instance.state == InstanceState.FAILED for instance in current)
+    if study.revision and len(current) < len(standing) and not analysed and not failed:
+        _let_stand(session, study, instances)
         return True
     model_id = _model_of(session, analysed)
     if model_id is not None and _ask_for_missing(session, analysed, model_id):
@@ -121,7 +127,7 @@ def _conclude(session: Session, study: Study, report_every_radiograph: bool) -> 
     study.due_at = study.first_eligible_at = study.reason = None
     if model_id is not None:
         _open_revision(session, study, current, model_id)
-    elif any(instance.state == InstanceState.FAILED for instance in current):
+    elif failed:
         withdraw_revision(session, study, "a film failed")
         study.state = StudyState.FAILED
         study.reason = next(item.reason for item in current if item.state == InstanceState.FAILED)
@@ -141,6 +147,21 @@ def _conclude(session: Session, study: Study, report_every_radiograph: bool) -> 
         record_event(session, study, "not_analysed", said.reason or "")
     settle(session, study)
     return True
+
+
+def _let_stand(session: Session, study: Study, instances: Sequence[Instance]) -> None:
+    """Leave the earlier report alone: what it speaks of is gone, and nothing new was analysed."""
+    study.due_at = study.first_eligible_at = study.reason = None
+    study.state = StudyState.REPORTED
+    newest = newest_revision(session, study)
+    rejected = {instance.id for instance in instances if instance.state == InstanceState.REJECTED}
+    if newest is not None and rejected & set(newest.instance_ids):
+        study.wanted = (
+            f"revision {newest.number} speaks of an image that the archive rejected, and cannot be built "
+            "anew: its files were removed; send the study again"
+        )
+        record_event(session, study, "given_up", study.wanted)
+    settle(session, study)
 
 
 def _model_of(session: Session, analysed: Sequence[Instance]) -> int | None:

@@ -75,7 +75,8 @@ def miss(session: Session, study: Study, confirmation: Confirmation, how: str) -
         return
     delivery.losses += 1
     delivery.confirmed_at = None
-    if study.state == StudyState.HELD or delivery.report.revision < study.revision:
+    earlier = delivery.report.revision < study.revision
+    if study.state == StudyState.HELD or earlier or not delivery.report.path:
         withdraw(delivery, f"not there ({how}), and not to be sent any more")
         what = "not sent again"
         record_event(session, study, "missing", f"{delivery.report.kind} at {delivery.destination}: {what}")

@@ -86,7 +86,9 @@ def _supersede(session: Session, earlier: Instance, standing: Instance) -> None:
     said = session.scalars(
         select(Analysis).where(Analysis.instance_id == earlier.id, Analysis.state == AnalysisState.DONE)
     ).all()
-    if earlier.state == InstanceState.ANALYSED and standing.state == InstanceState.DECODED and said:
+    # What retention took of the earlier one is made again: a report shows where the network looked.
+    kept = earlier.spool_path is not None
+    if kept and earlier.state == InstanceState.ANALYSED and standing.state == InstanceState.DECODED and said:
         drop_pending(session, standing)
         session.add_all(_copied(analysis, standing) for analysis in said)
         standing.state = InstanceState.ANALYSED

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -24,12 +24,14 @@ from service.core.header import Header, read_header
 from service.core.incoming import full
 from service.core.ledger import Ledger, now, record_event
 from service.core.rejection import Note, apply_note, read_note, rejection_of
+from service.core.removal import pseudonym
 from service.core.retry import retry_instance
 from service.core.settings import Settings
 from service.core.settlement import settle
 from service.core.spool import Spool, data_set_digest
-from service.core.states import InstanceState, StudyState
+from service.core.states import REPORTABLE_INSTANCES, InstanceState, StudyState
 from service.core.tables import Instance, Study, Subject
+from service.core.tombstones import ignored_as_erased
 
 _STATE = {
     Eligibility.CANDIDATE: InstanceState.RECEIVED,
@@ -45,6 +47,7 @@ class Outcome(StrEnum):
     STORED = "stored"
     DUPLICATE = "duplicate"
     IGNORED = "ignored"
+    ERASED = "erased"
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Intake:
         Unreadable, InvalidUID, Mismatch
             The object cannot be taken as it is.
         OutOfResources
-            Disk or ledger cannot keep it now.
+            Disk or ledger cannot keep it now, or the files of its study are being removed.
         """
         kept: str | None = None
         try:
@@ -96,6 +99,9 @@ class Intake:
                 failpoint("receive.kept")
             outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept, note)
             failpoint("receive.recorded")
+        except OutOfResources:
+            self._spool.remove(kept)
+            raise
         except OSError as fault:
             raise OutOfResources(f"the object cannot be written ({fault.strerror})") from fault
         except SQLAlchemyError as fault:
@@ -120,6 +126,8 @@ class Intake:
         ------
         Unreadable, InvalidUID
             When the file is no object that could have been kept.
+        OutOfResources
+            When the files of its study are being removed.
         """
         path = self._spool.absolute(relative)
         header = read_header(path)
@@ -168,19 +176,24 @@ class Intake:
         study = session.scalars(
             select(Study).where(Study.study_instance_uid == header.study_instance_uid).with_for_update()
         ).one_or_none()
+        # After the study's row is locked: who erases it holds that.
+        if ignored_as_erased(session, header.study_instance_uid, header.sop_instance_uid):
+            return Outcome.ERASED
         if study is None:
             study = Study(
                 study_instance_uid=header.study_instance_uid, state=StudyState.RECEIVING, received_at=moment
             )
             session.add(study)
             session.flush()
+        if study.removing and kept is not None:
+            raise OutOfResources("the files of its study are being removed just now")
         known = session.scalars(
             select(Instance)
             .where(Instance.sop_instance_uid == header.sop_instance_uid, Instance.digest == digest)
             .with_for_update()
         ).first()
         if known is not None:
-            return self._known(session, study, known, kept)
+            return self._known(session, study, known, kept, header)
         state = _STATE[verdict.eligibility]
         if state != InstanceState.IGNORED and (why := rejection_of(session, study, header.sop_instance_uid)):
             state, verdict = InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why)
@@ -212,6 +225,8 @@ class Intake:
             apply_note(session, study, instance, note, moment, quiet)
         if verdict.eligibility is Eligibility.NOT_ANALYSED:
             settle_copies(session, study, header.sop_instance_uid)
+        if instance.spool_path is not None:
+            study.expired_at = None
         self._set_due(study, verdict, moment)
         record_event(
             session,
@@ -221,10 +236,15 @@ class Intake:
         )
         return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
 
-    def _known(self, session: Session, study: Study, known: Instance, kept: str | None) -> Outcome:
+    def _known(
+        self, session: Session, study: Study, known: Instance, kept: str | None, header: Header
+    ) -> Outcome:
         """Answer for an object that is in the ledger already; bytes that got lost are taken again."""
         if kept is not None and known.spool_path == kept:
             return Outcome.STORED  # adopted while its listener waited for the ledger
+        if kept is not None and known.spool_path is None and _is_needed(study, known):
+            self._take_back(session, study, known, kept, header)
+            return Outcome.STORED
         if known.spool_path and not self._spool.absolute(known.spool_path).exists():
             known.spool_path, known.last_error = kept, None
             if known.state == InstanceState.FAILED:
@@ -234,6 +254,21 @@ class Intake:
             return Outcome.STORED
         record_event(session, study, "duplicate", "an object was sent again unchanged")
         return Outcome.DUPLICATE
+
+    def _take_back(self, session: Session, study: Study, known: Instance, kept: str, header: Header) -> None:
+        """Keep an object again whose file retention took, and analyse its study anew."""
+        known.spool_path, known.last_error = kept, None
+        known.subject_id = _subject_id(session, study, header)
+        if known.state == InstanceState.NOT_ANALYSED:
+            study.build += 1
+        else:
+            retry_instance(study, known)
+        study.expired_at = study.wanted = None
+        study.due_at = now() + timedelta(seconds=self._settings.study_quiet_seconds)
+        if study.state != StudyState.HELD:
+            study.state, study.reason = StudyState.RECEIVING, None
+        settle(session, study)
+        record_event(session, study, "restored", "an object whose file was removed came again")
 
     def _set_due(self, study: Study, verdict: Verdict, moment: datetime) -> None:
         """Restart the quiet time for a candidate; another radiograph only starts one that does not run.
@@ -276,17 +311,25 @@ def _compare(header: Header, arrival: Arrival) -> None:
         raise Mismatch("the sender and the data set name different studies")
 
 
+def _is_needed(study: Study, known: Instance) -> bool:
+    """Return whether an object without its file is taken in again: its study is at work, or asks for it."""
+    return known.state in REPORTABLE_INSTANCES and (study.expired_at is None or study.wanted is not None)
+
+
 def _subject_id(session: Session, study: Study, header: Header) -> int:
     """Return the row of the patient named by `header`; the newest spelling of a name is the current one."""
     given = header.subject
+    names = [(given.patient_id, given.issuer_of_patient_id)]
+    names.append((pseudonym(session, *names[0]), ""))
     subject = session.scalars(
         select(Subject).where(
             Subject.study_id == study.id,
-            Subject.patient_id == given.patient_id,
-            Subject.issuer_of_patient_id == given.issuer_of_patient_id,
+            tuple_(Subject.patient_id, Subject.issuer_of_patient_id).in_(names),
         )
     ).one_or_none()
-    if subject is None:
+    if subject is not None:
+        subject.patient_id, subject.issuer_of_patient_id = names[0]
+    else:
         subject = Subject(
             study_id=study.id, patient_id=given.patient_id, issuer_of_patient_id=given.issuer_of_patient_id
         )

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 import structlog
 from sqlalchemy import or_, select
 
-from service.core.errors import Refused
+from service.core.errors import OutOfResources, Refused
 from service.core.incoming import abandoned
 from service.core.leases import FILE_GONE
 from service.core.ledger import Ledger, record_event
@@ -122,8 +122,8 @@ class Repair:
                 self._intake.adopt(path)
                 found.adopted += 1
                 return
-        except FileNotFoundError:
-            return  # its process was quicker
+        except (FileNotFoundError, OutOfResources):
+            return  # its process was quicker, or it has to wait for the next round
         except Refused as fault:
             _log.warning("repair.unreadable", file=path, reason=str(fault))
         except OSError as fault:
@@ -158,10 +158,10 @@ class Repair:
 
     def _set_missing(self, instance_id: int, study_id: int, path: str, error: str | None) -> None:
         with self._ledger.write() as session:
-            study = session.get_one(Study, study_id, with_for_update=True)
-            instance = session.get_one(Instance, instance_id)
-            if instance.spool_path != path:
-                return  # its bytes came again
+            study = session.get(Study, study_id, with_for_update=True)
+            instance = session.get(Instance, instance_id)
+            if study is None or instance is None or study.removing or instance.spool_path != path:
+                return  # its bytes came again, or go because they should
             instance.last_error = error
             record_event(session, study, "missing" if error else "found", error or "its file is there again")
             settle(session, study)

@@ -11,14 +11,26 @@ from service.core.states import ConfirmationState, DeliveryState, InstanceState,
 from service.core.tables import Instance, Study
 
 
-def retry_study(session: Session, study: Study, *, as_built: bool = False) -> None:
+def retry_study(session: Session, study: Study, *, as_built: bool = False) -> str | None:
     """Give everything of a study that failed or was parked another chance, at once.
 
     `as_built`: what is parked goes out under the patient and order that it names, whatever its destination
     says of the study.
+
+    Returns
+    -------
+    str or None
+        Why there is no other try: the files of the study are gone. Sent again, it is analysed anew from then
+        on.
     """
     moment = now()
     session.refresh(study, with_for_update=True)
+    if study.expired_at is not None:
+        gone = f"its files were removed on {study.expired_at:%Y-%m-%d}"
+        study.wanted = study.wanted or f"{gone} and a person asked for another try: send the study again"
+        record_event(session, study, "retried", f"a person asked for another try, but {gone}")
+        settle(session, study)
+        return f"{gone}: send the study again, it is analysed anew then"
     for instance in study.instances:
         unread = instance.state == InstanceState.QUARANTINED and instance.pixel_digest is None
         if instance.state == InstanceState.FAILED or unread:
@@ -45,6 +57,7 @@ def retry_study(session: Session, study: Study, *, as_built: bool = False) -> No
     settle(session, study)
     how = ", and to send what is parked as it is" if as_built else ""
     record_event(session, study, "retried", f"a person asked for another try{how}")
+    return None
 
 
 def retry_instance(study: Study, instance: Instance) -> None:

@@ -106,6 +106,23 @@ class Settings(BaseSettings):
         ge=0,
         description="Free space of the data folder under which C-STORE answers A700, STOW-RS 503",
     )
+    retain_days: float = Field(
+        30,
+        gt=0,
+        description="Days after which a study that is delivered and confirmed loses its files; results stay",
+    )
+    retain_unfinished_days: float = Field(
+        90,
+        gt=0,
+        description="Days after which any other study (failed, parked, held, undeliverable) loses its files, "
+        "and a person is told",
+    )
+    retain_free_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Free space of the data folder under which the oldest delivered and confirmed studies "
+        "lose their files earlier; empty: five times HILUM_MIN_FREE_BYTES",
+    )
     # Three descriptors each: below the 1,024 that select takes.
     max_associations: int = Field(
         50, ge=1, le=200, description="Associations at a time; one more is rejected for now"
@@ -133,6 +150,7 @@ class Settings(BaseSettings):
         "database_url",
         "timezone",
         "weights",
+        "retain_free_bytes",
         "dimse_tls_port",
         "dimse_tls_certificate_file",
         "dimse_tls_key_file",
@@ -234,6 +252,13 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.study_max_wait_seconds < self.study_quiet_seconds:
             raise ValueError("HILUM_STUDY_MAX_WAIT_SECONDS is shorter than HILUM_STUDY_QUIET_SECONDS")
+        if self.retain_unfinished_days < self.retain_days:
+            raise ValueError("HILUM_RETAIN_UNFINISHED_DAYS is shorter than HILUM_RETAIN_DAYS")
+        if self.retain_free_bytes is not None and self.retain_free_bytes < self.min_free_bytes:
+            raise ValueError(
+                "HILUM_RETAIN_FREE_BYTES is less than HILUM_MIN_FREE_BYTES: objects would be refused before "
+                "room is made"
+            )
         names = [destination.name for destination in self.destinations]
         if len(names) != len(set(names)):
             raise ValueError("HILUM_DESTINATIONS names two destinations alike: give each NAME=dicom://…")
@@ -297,6 +322,11 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """The ledger's URL."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'ledger.sqlite3'}"
+
+    @property
+    def free_bytes_to_keep(self) -> int:
+        """Free space of the data folder under which files are removed before their time."""
+        return 5 * self.min_free_bytes if self.retain_free_bytes is None else self.retain_free_bytes
 
     @property
     def reports_every_radiograph(self) -> bool:

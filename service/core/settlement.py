@@ -34,7 +34,9 @@ def settle(session: Session, study: Study) -> None:
         # What is sent in its place counts instead of it.
         and item.state != DeliveryState.WITHDRAWN
     ]
-    if study.state not in (StudyState.REPORTED, StudyState.DELIVERED, StudyState.CONFIRMED) or not required:
+    if study.wanted or not required:
+        return  # what was given up is no longer among them
+    if study.state not in (StudyState.REPORTED, StudyState.DELIVERED, StudyState.CONFIRMED):
         return
     if not all(item.state in DELIVERED_STATES for item in required):
         study.state = StudyState.REPORTED
@@ -105,6 +107,7 @@ def unconfirmed(session: Session, study_id: int) -> Sequence[Confirmation]:
 def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> str | None:
     """Return what a person should look at, or None."""
     reasons = [study.reason] if study.state == StudyState.HELD and study.reason else []
+    reasons += [study.wanted] if study.wanted else []
     if study.finding == Finding.NOT_ANALYSED and _speaks_of_a_result(session, study):
         reasons.append(f"revision {study.revision} was reported and no longer holds: {study.result_reason}")
     troubled = select(Instance.reason).where(
@@ -115,6 +118,7 @@ def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> 
     gone = select(func.count()).where(
         Instance.study_id == study.id,
         Instance.last_error == FILE_GONE,
+        Instance.spool_path.is_not(None),
         Instance.state.in_((*UNFINISHED_INSTANCES, *REPORTABLE_INSTANCES)),
     )
     if session.scalar(gone):

@@ -75,10 +75,20 @@ class Model(Base):
 
 
 class Study(Base):
-    """One study and, once there is one, its current result."""
+    """One study and, once there is one, its current result.
+
+    `expired_at` is when its files were removed (`service.core.retention`), None while there are any; the
+    paths of what is gone are empty. `removing` is what takes them away just now. `wanted` is why they are
+    needed all the same: sent again, its images are taken in anew.
+    """
 
     __tablename__ = "study"
-    __table_args__ = (Index("ix_study_due_at", "due_at"), Index("ix_study_received_at", "received_at"))
+    __table_args__ = (
+        Index("ix_study_due_at", "due_at"),
+        Index("ix_study_received_at", "received_at"),
+        Index("ix_study_expired_at", "expired_at", "received_at"),
+        Index("ix_study_removing", "removing"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -94,6 +104,9 @@ class Study(Base):
     reported_at: Mapped[datetime | None]
     delivered_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
+    expired_at: Mapped[datetime | None]
+    removing: Mapped[str | None] = mapped_column(String(16))
+    wanted: Mapped[str | None] = mapped_column(Text)
     finding: Mapped[str | None] = mapped_column(String(16))
     probability: Mapped[float | None] = mapped_column(Float)
     threshold: Mapped[float | None] = mapped_column(Float)
@@ -112,7 +125,8 @@ class Subject(Base):
     """A patient as one study names them: what identifies a person lives here, nowhere else.
 
     `told` is what destination `told_by` says of patient and order, by keyword, where that is not what the
-    images say: the archive was corrected after they were sent here.
+    images say: the archive was corrected after they were sent here. Once the study's files are gone nothing
+    is left but a keyed hash in the place of the patient ID (`service.core.removal`).
     """
 
     __tablename__ = "subject"
@@ -314,6 +328,33 @@ class Rejection(Base):
     note_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
     sop_instance_uid: Mapped[str] = mapped_column(String(64))
     code: Mapped[str] = mapped_column(String(16))
+
+
+class Tombstone(Base):
+    """A study that was erased: its UIDs, and that what comes of it again is not taken in.
+
+    `ignored` counts what came since.
+    """
+
+    __tablename__ = "tombstone"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    ignored: Mapped[int] = mapped_column(default=0)
+    last_ignored_at: Mapped[datetime | None]
+
+
+class TombstoneInstance(Base):
+    """One SOP instance of an erased study."""
+
+    __tablename__ = "tombstone_instance"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tombstone_id: Mapped[int] = mapped_column(ForeignKey("tombstone.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
 
 
 class Circuit(Base):

@@ -1,8 +1,8 @@
 """Role 3: the one that looks at the ledger and acts.
 
 Every tick it concludes the studies that are due, gives up work that keeps killing its process, and keeps the
-queues supplied; beside the ticks it repairs the data folder, at its start and every ten minutes. Several
-schedulers may run; the one that holds the ledger's scheduler lease acts.
+queues supplied; beside the ticks it repairs the data folder, at its start and every ten minutes, and removes
+files whose time has come. Several schedulers may run; the one that holds the ledger's scheduler lease acts.
 """
 
 import threading
@@ -23,18 +23,22 @@ from service.core.failpoints import failpoint
 from service.core.heartbeat import BEAT_SECONDS, beat
 from service.core.leases import DECODE, INFER, MAX_ATTEMPTS, REPORT, Stage, exhausted, held, owner
 from service.core.ledger import Ledger, now, record_event
+from service.core.purge import finish_erasures
 from service.core.receive import sweep_incoming
 from service.core.repair import Repair
+from service.core.retention import Retention
 from service.core.settlement import settle
 from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
 from service.core.tables import Instance, SchedulerLease, Study
+from service.scheduler.beside import Beside
 
 TICK_SECONDS = 0.2
 _LEASE_SECONDS = 5.0
 _GIVING_UP_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 60.0
 _REPAIR_SECONDS = 600.0
+_RETENTION_SECONDS = 30.0
 # A transfer that has not grown for an hour has no listener any more.
 _STALE_TRANSFER_SECONDS = 3600.0
 _log = structlog.get_logger()
@@ -49,22 +53,25 @@ class Scheduler:
         spool: Spool,
         broker_url: str,
         repair: Repair,
+        retention: Retention,
         *,
         report_every_radiograph: bool = False,
     ) -> None:
         self._ledger = ledger
         self._spool = spool
-        self._repair = repair
-        self._repairing: threading.Thread | None = None
+        self._retention = retention
         self._report_every_radiograph = report_every_radiograph
         self._enqueuer = Enqueuer(ledger, broker_url)
         self._stopped = threading.Event()
+        self._beside = (
+            Beside("repair", lambda: repair.round(self._stopped), _REPAIR_SECONDS),
+            Beside("retention", self._remove_files, _RETENTION_SECONDS),
+        )
         self._redis_reachable = True
         self._lease_renewal = 0.0
         self._next_beat = 0.0
         self._next_housekeeping = 0.0
         self._next_giving_up = 0.0
-        self._next_repair = 0.0
 
     def run(self) -> None:
         """Tick until stopped; a ledger that is away is waited for."""
@@ -77,8 +84,8 @@ class Scheduler:
             except Exception:
                 _log.exception("scheduler.failed")
                 self._stopped.wait(1.0)
-        if self._repairing is not None:
-            self._repairing.join()
+        for work in self._beside:
+            work.join()
 
     def stop(self) -> None:
         """Let `run` return after its tick."""
@@ -104,20 +111,12 @@ class Scheduler:
         if moment >= self._next_giving_up:
             self._next_giving_up = moment + _GIVING_UP_SECONDS
             give_up_exhausted(self._ledger)
-        if moment >= self._next_repair and (self._repairing is None or not self._repairing.is_alive()):
-            self._next_repair = moment + _REPAIR_SECONDS
-            self._repairing = threading.Thread(target=self._repair_files, name="repair")
-            self._repairing.start()
+        for work in self._beside:
+            work.tick(moment)
 
-    def _repair_files(self) -> None:
-        """Repair the data folder; what keeps that from being done now is tried again after a minute."""
-        try:
-            self._repair.round(self._stopped)
-        except (SQLAlchemyError, OSError) as fault:
-            _log.warning("repair.broken_off", error=type(fault).__name__)
-            self._next_repair = time.monotonic() + _HOUSEKEEPING_SECONDS
-        except Exception:
-            _log.exception("repair.failed")
+    def _remove_files(self) -> None:
+        finish_erasures(self._ledger, self._spool)
+        self._retention.round(self._stopped)
 
     def _holds_lease(self) -> bool:
         if time.monotonic() < self._lease_renewal:

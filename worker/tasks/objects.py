@@ -84,6 +84,8 @@ class Job:
         Destinations that were sent an earlier revision, or may have been.
     refused
         Kinds that a destination is known not to take, by its name.
+    beside
+        Whether earlier revisions stand, because they speak of images whose files were removed.
     identity
         Patient and order as an archive names them, by keyword, where that is not what the images say.
     """
@@ -98,6 +100,7 @@ class Job:
     activation_method: str
     images: tuple[Image, ...]
     earlier: Sequence[Report]
+    beside: bool
     rejected: bool
     says_chest: bool
     told: frozenset[str]
@@ -212,6 +215,7 @@ def _report_context(
         software_version=version("hilum"),
         at=at,
         device_name=job.ae_title,
+        beside=job.beside,
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -31,8 +31,9 @@ from service.core.states import (
     StudyState,
 )
 from service.core.tables import Analysis, Instance, Model, Outbox, Rejection, Report, Revision, Study, Subject
+from worker import wording
 from worker.context import Context, discarding, read_weights
-from worker.tasks.documents import earlier_documents
+from worker.tasks.documents import earlier_documents, stands_beside
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
 
 _log = structlog.get_logger()
@@ -81,6 +82,8 @@ def run(context: Context) -> None:
 def _report_one(context: Context, lease: Lease) -> None:
     job, model_id = _read(context, lease)
     conclusion = conclude([image.result for image in job.images])
+    if job.beside:
+        conclusion = replace(conclusion, flags=(*conclusion.flags, wording.later_only(job.number)))
     built: list[_Built] = []
     with ExitStack() as kept:
         for item in objects(context, job, conclusion):
@@ -129,6 +132,7 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             activation_method=model.activation_method,
             images=tuple(_image(session, instance, model.id) for instance in images),
             earlier=earlier_documents(session, study.id, revision.number),
+            beside=stands_beside(session, study.id, revision.number),
             rejected=all(instance.state == InstanceState.REJECTED for instance in images),
             says_chest=any(instance.says_chest for instance in images),
             told=frozenset(session.scalars(told.where(Outbox.destination.in_(names)))),
@@ -179,7 +183,12 @@ def _rejecting(context: Context) -> list[str]:
 
 
 def _superseded(session: Session, context: Context, study_id: int, number: int) -> tuple[Superseded, ...]:
-    """Return what destinations that want rejection notes hold of earlier revisions and no note names yet."""
+    """Return what destinations that want rejection notes hold of earlier revisions and no note names yet.
+
+    What stands beside this revision is not rejected; a note that names objects is built from their bytes.
+    """
+    if stands_beside(session, study_id, number):
+        return ()
     delivered: dict[str, list[Report]] = defaultdict(list)
     for name in _rejecting(context):
         rows = session.scalars(
@@ -188,6 +197,7 @@ def _superseded(session: Session, context: Context, study_id: int, number: int) 
             .where(
                 Report.study_id == study_id,
                 Report.revision < number,
+                Report.path != "",
                 Outbox.destination == name,
                 or_(Outbox.state.in_(DELIVERED_STATES), Report.kind == Kind.REJECTION),
             )
