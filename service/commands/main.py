@@ -190,6 +190,32 @@ def retry(
 
 
 @app.command()
+def purge(
+    study: Annotated[str | None, typer.Option(help="Study Instance UID of a study to be erased.")] = None,
+    expired: Annotated[
+        bool, typer.Option("--expired", help="Remove now the files whose time has come.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why; it is kept: a ticket's number, no names.")] = "",
+    lift: Annotated[bool, typer.Option("--lift", help="Let the erased study be taken in again.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Erase a study for good (--study), or remove old files now (--expired)."""
+    from service.commands import purge as command
+
+    if expired == (study is not None) or (lift and (expired or dry_run)):
+        raise typer.BadParameter("give --study UID (with --lift, or --dry-run) or --expired")
+    if study is None:
+        code = command.purge_expired(load(), dry_run=dry_run, as_json=as_json)
+    elif lift:
+        code = command.let_in_again(load(), study, reason, as_json=as_json)
+    else:
+        code = command.purge_study(load(), study, reason, yes=yes, dry_run=dry_run, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command()
 def token(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     role: Annotated[str, typer.Option(help="viewer, clinician or administrator")] = "viewer",

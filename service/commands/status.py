@@ -1,5 +1,6 @@
 """`hilum status` and `hilum retry`: the ledger from the command line, also when the API is down."""
 
+import json
 import sys
 
 import typer
@@ -12,7 +13,8 @@ from service.commands.console import console
 from service.core.ledger import Ledger, check_migrated
 from service.core.retry import retry_study
 from service.core.settings import Settings
-from service.core.tables import Study
+from service.core.tables import Study, Tombstone
+from service.core.tombstones import tombstone_of
 
 
 def status(settings: Settings, study_instance_uid: str | None, limit: int, as_json: bool) -> int:
@@ -25,6 +27,10 @@ def status(settings: Settings, study_instance_uid: str | None, limit: int, as_js
             typer.echo(page.model_dump_json(indent=2)) if as_json else console().print(_table(page))
             return 0
         found = queries.study(session, study_instance_uid)
+        erased = tombstone_of(session, study_instance_uid)
+    if erased is not None:
+        _print_erased(erased, as_json)
+        return 0
     if found is None:
         sys.stderr.write(f"hilum: no study {study_instance_uid} in the ledger\n")
         return 1
@@ -74,6 +80,25 @@ def _table(page: schemas.StudyList) -> Table:
             study.attention or study.reason or (result.reason if result else "") or "",
         )
     return table
+
+
+def _print_erased(erased: Tombstone, as_json: bool) -> None:
+    said = {
+        "study_instance_uid": erased.study_instance_uid,
+        "state": "erased",
+        "erased_at": erased.at.isoformat(),
+        "by": erased.by,
+        "reason": erased.reason,
+        "ignored": erased.ignored,
+        "last_ignored_at": erased.last_ignored_at.isoformat() if erased.last_ignored_at else None,
+    }
+    if as_json:
+        typer.echo(json.dumps(said, indent=2))
+        return
+    screen = console()
+    screen.print(f"[bold]{erased.study_instance_uid}[/bold]  erased on {erased.at:%Y-%m-%d %H:%M} UTC")
+    screen.print(f"  by {erased.by}: {erased.reason}")
+    screen.print(f"  {erased.ignored} object(s) came again since and were ignored")
 
 
 def _print_study(study: schemas.StudyOut) -> None:

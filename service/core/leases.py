@@ -186,6 +186,20 @@ def free_left_behind(ledger: Ledger, stage: Stage) -> int:
     return len(left)
 
 
+def leased(session: Session, lease: Lease) -> Any:
+    """Return the leased row for reading.
+
+    Raises
+    ------
+    LeaseLost
+        When it is gone: its study was erased meanwhile.
+    """
+    row: Any = session.get(lease.stage.table, lease.row_id)
+    if row is None:
+        raise LeaseLost(f"{lease.stage.name} {lease.row_id}: the work is gone")
+    return row
+
+
 def held(session: Session, lease: Lease) -> tuple[Any, Study]:
     """Return the leased row for writing its result, and its study.
 

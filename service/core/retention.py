@@ -92,6 +92,13 @@ class Retention:
             removed += self.remove(due[0])
         return removed
 
+    def all_due(self) -> Removed:
+        """Remove everything that is due."""
+        removed = Removed()
+        while self.due(1):
+            removed += self.round(threading.Event())
+        return removed
+
     def due(self, most: int) -> Sequence[Due]:
         """Return up to `most` studies whose files go next, those over their age first."""
         room = self._spool.free_bytes() - self._settings.free_bytes_to_keep

@@ -19,6 +19,7 @@ from service.core.leases import (
     Lease,
     backoff_seconds,
     held,
+    leased,
     release,
     release_failed,
     renewed,
@@ -64,6 +65,10 @@ def _ask(context: Context, name: str, leases: list[Lease]) -> None:
         except NotAccepted:
             for lease in leases:
                 _cannot_say(context, destination, lease)
+        except LeaseLost as fault:
+            _log.warning("confirm.lease_lost", reason=str(fault))
+            for lease in leases:
+                release(context.ledger, lease, "a study of the same batch was erased", 1.0)
         except Unanswered as fault:
             for lease in leases:
                 release(
@@ -113,7 +118,7 @@ def _ask_each(context: Context, destination: Destination, leases: list[Lease]) -
 def _asked(context: Context, lease: Lease) -> bool:
     """Return whether a commitment was asked for: its answer is waited for, and nothing is asked twice."""
     with context.ledger.read() as session:
-        return session.get_one(Confirmation, lease.row_id).transaction_uid is not None
+        return leased(session, lease).transaction_uid is not None
 
 
 def _request_commitment(
@@ -124,7 +129,7 @@ def _request_commitment(
     _write_request(context, leases, transaction_uid)
     failpoint("confirm.request_written")
     with context.ledger.read() as session:
-        objects = [_instance(session.get_one(Confirmation, lease.row_id)) for lease in leases]
+        objects = [_instance(leased(session, lease)) for lease in leases]
         named = [(report.sop_class_uid, report.sop_instance_uid) for report in objects]
     status = peer.request_commitment(transaction_uid, named)
     failpoint("confirm.requested")
@@ -154,7 +159,7 @@ def _write_request(context: Context, leases: list[Lease], transaction_uid: str |
 
 def _look(context: Context, destination: Destination, lease: Lease, peer: Peer) -> None:
     with context.ledger.read() as session:
-        row = session.get_one(Confirmation, lease.row_id)
+        row = leased(session, lease)
         report, late = _instance(row), row.until < now()
         study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
         # An archive may take such queries and know no instances; where the site says how, that is trusted.
@@ -197,7 +202,7 @@ def _not_proven(
 ) -> None:
     """Ask again later; after an hour tell a person, where the site said how it is to be confirmed."""
     with context.ledger.read() as session:
-        late = session.get_one(Confirmation, lease.row_id).until < now()
+        late = leased(session, lease).until < now()
     if late:
         _give_up(context, lease, why if destination.confirm else None)
     else:
@@ -215,7 +220,8 @@ def _give_up(context: Context, lease: Lease, why: str | None) -> None:
 
 def _is_held(context: Context, lease: Lease) -> bool:
     with context.ledger.read() as session:
-        return session.get_one(Confirmation, lease.row_id).lease_token == lease.token
+        row = session.get(Confirmation, lease.row_id)
+        return row is not None and row.lease_token == lease.token
 
 
 def _instance(row: Confirmation) -> Report:

@@ -8,7 +8,7 @@ from service.core.completion import request_analysis
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
 from service.core.failpoints import failpoint
-from service.core.leases import DECODE, Lease, claim_in_turn, held, release_failed, renewed
+from service.core.leases import DECODE, Lease, claim_in_turn, held, leased, release_failed, renewed
 from service.core.ledger import record_event
 from service.core.settings import Settings
 from service.core.settlement import settle
@@ -59,7 +59,7 @@ def run(context: Context) -> None:
 
 def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
     with context.ledger.read() as session:
-        spool_path = session.get_one(Instance, lease.row_id).spool_path
+        spool_path = leased(session, lease).spool_path
     assert spool_path is not None, "only objects that were kept wait for decoding"
     prepared = prepare(
         context.spool.absolute(spool_path), context.settings.population, context.weights.population_age_years

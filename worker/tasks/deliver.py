@@ -6,6 +6,7 @@ left alone for a while (`service.core.circuits`); what it accepted is proven lat
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -23,6 +24,7 @@ from service.core.leases import (
     Lease,
     backoff_seconds,
     held,
+    leased,
     release,
     release_failed,
     renewed,
@@ -75,7 +77,8 @@ def _send_to(context: Context, name: str, leases: list[Lease]) -> None:
     if destination is None:
         gone = PermanentDelivery(f"no destination {name} is configured any more")
         for lease in leases:
-            _finish(context, lease, Sent(None, gone))
+            with suppress(LeaseLost):
+                _finish(context, lease, Sent(None, gone))
         return
     # What broke an association before goes last, so that it keeps nobody back.
     batch = _Batch(context, destination, sorted(leases, key=lambda lease: lease.attempts))
@@ -85,7 +88,8 @@ def _send_to(context: Context, name: str, leases: list[Lease]) -> None:
         except DeliveryError as error:
             fault = error
             for lease in batch.waiting:
-                _settle_one(batch, lease, Sent(None, error, tried=False))
+                with suppress(LeaseLost):
+                    _settle_one(batch, lease, Sent(None, error, tried=False))
         except Exception as error:
             _log.exception("deliver.failed", destination=name)
             for lease in batch.waiting:
@@ -108,7 +112,9 @@ def _send_batch(batch: _Batch) -> DeliveryError | None:
 
 
 def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
-    items = [_sendable(batch.context, lease) for lease in batch.waiting]
+    items = _sendables(batch)
+    if not items:
+        return None
     fault: DeliveryError | None = None
     answered = False
     with connect(batch.context, batch.destination, items) as peer:
@@ -116,25 +122,41 @@ def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
         confirm = batch.destination.confirm
         batch.proves = peer.proves if confirm is None else confirm != "none"
         for item in items:
-            if not _correct(batch, peer, batch.waiting[0]):
-                sent = peer.store(item)
-                failpoint("deliver.answered")
-                answered = answered or sent.status is not None
-                fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
-                _settle_one(batch, batch.waiting[0], sent)
+            lease = batch.waiting[0]
+            try:
+                if not _correct(batch, peer, lease):
+                    sent = peer.store(item)
+                    failpoint("deliver.answered")
+                    answered = answered or sent.status is not None
+                    fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
+                    _settle_one(batch, lease, sent)
+            except LeaseLost as lost:
+                _log.warning("deliver.lease_lost", reason=str(lost))
             batch.waiting.pop(0)
     # Who answered for one object is not away, whatever another one did to the association.
     return None if answered else fault
 
 
-def _sendable(context: Context, lease: Lease) -> Sendable:
-    with context.ledger.read() as session:
-        report = _report(session, lease)
-        return Sendable(context.spool.absolute(report.path), report.sop_class_uid, report.transfer_syntax_uid)
+def _sendables(batch: _Batch) -> list[Sendable]:
+    """Return what waits; what was erased meanwhile waits no more."""
+    items, waiting = [], []
+    for lease in batch.waiting:
+        try:
+            with batch.context.ledger.read() as session:
+                report = _report(session, lease)
+        except LeaseLost as lost:
+            _log.warning("deliver.lease_lost", reason=str(lost))
+            continue
+        path = batch.context.spool.absolute(report.path)
+        items.append(Sendable(path, report.sop_class_uid, report.transfer_syntax_uid))
+        waiting.append(lease)
+    batch.waiting = waiting
+    return items
 
 
 def _report(session: Session, lease: Lease) -> Report:
-    return session.get_one(Report, session.get_one(Outbox, lease.row_id).report_id)
+    report: Report = leased(session, lease).report
+    return report
 
 
 def _correct(batch: _Batch, peer: Peer, lease: Lease) -> bool:
@@ -146,7 +168,7 @@ def _correct(batch: _Batch, peer: Peer, lease: Lease) -> bool:
         Whether this delivery is settled: its bytes are not the ones to send.
     """
     with batch.context.ledger.read() as session:
-        if session.get_one(Outbox, lease.row_id).as_built:
+        if leased(session, lease).as_built:
             return False  # a person has decided
         report = _report(session, lease)
         study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
@@ -304,7 +326,7 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
     """
     # Five tries are for a destination that answers: those it was away for do not count.
     with context.ledger.read() as session:
-        failures = session.get_one(Outbox, lease.row_id).failures
+        failures: int = leased(session, lease).failures
     if sent.status is not None and answer_to(sent.status) is Answer.AGAIN_A_FEW_TIMES:
         failures += 1
     verdict, error = _verdict(sent, failures)

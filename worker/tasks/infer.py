@@ -22,6 +22,7 @@ from service.core.leases import (
     Lease,
     claim_in_turn,
     held,
+    leased,
     ready,
     release_failed,
     renewed,
@@ -116,10 +117,12 @@ def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArr
     for lease in leases:
         try:
             with context.ledger.read() as session:
-                analysis = session.get_one(Analysis, lease.row_id)
+                analysis = leased(session, lease)
                 film_path = session.get_one(Instance, analysis.instance_id).film_path
             assert film_path is not None, "only decoded films wait for inference"
             films.append((lease, np.load(context.spool.absolute(film_path))))
+        except LeaseLost as fault:
+            _log.warning("infer.lease_lost", reason=str(fault))
         except Exception as fault:
             _log.exception("infer.film_not_read", analysis=lease.row_id)
             release_failed(context.ledger, lease, fault)

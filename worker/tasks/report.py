@@ -15,7 +15,7 @@ from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
-from service.core.leases import REPORT, Lease, claim, held, release, release_failed, renewed
+from service.core.leases import REPORT, Lease, claim, held, leased, release, release_failed, renewed
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
 from service.core.results import ModelIdentity, Result, conclude
@@ -108,7 +108,7 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
     installation, served = context.ledger.installation(), context.model_id
     names = [destination.name for destination in context.settings.destinations]
     with context.ledger.read() as session:
-        revision = session.get_one(Revision, lease.row_id)
+        revision: Revision = leased(session, lease)
         study = session.get_one(Study, revision.study_id)
         # What no model has looked at is reported by the gateway that serves this one.
         model = session.get_one(Model, revision.model_id or served)
