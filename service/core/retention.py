@@ -94,7 +94,7 @@ class Retention:
 
     def all_due(self) -> Removed:
         """Remove everything that is due."""
-        removed = Removed()
+        removed = self.round(threading.Event())
         while self.due(1):
             removed += self.round(threading.Event())
         return removed
@@ -150,7 +150,8 @@ class Retention:
 
     def _condition(self, cause: Cause) -> ColumnElement[bool]:
         if cause is Cause.DISK:
-            return _finished() & ~_waits_for_delivery()
+            holds = exists().where(Instance.study_id == Study.id, Instance.spool_path.is_not(None))
+            return _finished() & holds & ~_waits_for_delivery()
         if cause is Cause.AGE:
             return _finished() & _untouched_for(self._settings.retain_days)
         return _has_files() & _untouched_for(self._settings.retain_unfinished_days)
