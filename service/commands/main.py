@@ -216,6 +216,28 @@ def purge(
 
 
 @app.command()
+def backup(file: Annotated[Path, typer.Argument(help="A file that is not there yet.")]) -> None:
+    """Save the ledger to a file, while everything runs."""
+    from service.commands.backup import backup as run
+
+    raise typer.Exit(run(load(), file))
+
+
+@app.command()
+def restore(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="What `hilum backup` wrote; without it the ledger was put back already."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Put a saved ledger back, while nothing runs."""
+    from service.commands.backup import restore as run
+
+    raise typer.Exit(run(load(), file, yes=yes))
+
+
+@app.command()
 def token(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     role: Annotated[str, typer.Option(help="viewer, clinician or administrator")] = "viewer",

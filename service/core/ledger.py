@@ -18,6 +18,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
@@ -178,6 +179,14 @@ def migrate(url: str) -> str:
 def expected_revision() -> str:
     """Return the newest revision that this code knows."""
     return ScriptDirectory.from_config(_alembic_config()).get_current_head() or ""
+
+
+def knows(revision: str) -> bool:
+    """Return whether a ledger at this revision can be brought to that of this code."""
+    try:
+        return ScriptDirectory.from_config(_alembic_config()).get_revision(revision) is not None
+    except CommandError:
+        return False
 
 
 def check_migrated(url: str) -> str:

@@ -9,7 +9,7 @@ Results, UIDs of reports and events stay in the ledger; of the patient a keyed h
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -133,9 +133,28 @@ class Retention:
             still = select(Study.id).where(Study.id == due.study_id, self._condition(due.cause))
             if study is None or session.scalars(still).first() is None:
                 return Removed()
-            self._mark(session, study, due)
+            age = (now() - study.received_at).total_seconds() / 86400
+            why = "because the disk is nearly full" if due.cause is Cause.DISK else f"after {age:.0f} days"
+            self._mark(session, study, f"its files were removed {why}", due.cause is Cause.LIMIT)
         failpoint("retention.marked")
         return self._finish(due.study_id)
+
+    def forget_removed(self, missing: Set[str]) -> int:
+        """Let studies go that are done and whose files are gone already; return how many.
+
+        `missing` are paths that the ledger names and that are not there: a ledger was restored that is older
+        than their removal.
+        """
+        with self._ledger.read() as session:
+            done = select(Study.id).where(_finished())
+            named = select(Instance.study_id, Instance.spool_path).where(Instance.study_id.in_(done))
+            found = {study_id for study_id, path in session.execute(named) if path in missing}
+        for study_id in found:
+            with self._ledger.write() as session:
+                study = session.get_one(Study, study_id, with_for_update=True)
+                self._mark(session, study, "its files were removed before the ledger was restored", False)
+            self._finish(study_id)
+        return len(found)
 
     def oldest(self) -> datetime | None:
         """Return when the oldest study that is delivered and confirmed was received, None without any."""
@@ -156,17 +175,11 @@ class Retention:
             return _finished() & _untouched_for(self._settings.retain_days)
         return _has_files() & _untouched_for(self._settings.retain_unfinished_days)
 
-    def _mark(self, session: Session, study: Study, due: Due) -> None:
+    def _mark(self, session: Session, study: Study, why: str, given_up: bool) -> None:
         """Say that the files go, and let nobody begin anything that needs them."""
-        moment = now()
-        days = (moment - study.received_at).total_seconds() / 86400
-        why = "its files were removed" + (
-            " because the disk is nearly full" if due.cause is Cause.DISK else f" after {days:.0f} days"
-        )
-        finished = due.cause is not Cause.LIMIT
-        trouble = [] if finished else [study.reason or study.attention or f"it stayed {study.state}"]
+        trouble = [study.reason or study.attention or f"it stayed {study.state}"] if given_up else []
         undone = [*trouble, *stop_work(session, study, why)]
-        study.removing, study.expired_at = RETENTION, moment
+        study.removing, study.expired_at = RETENTION, now()
         if study.state in (StudyState.RECEIVING, StudyState.ANALYSING):
             study.state, study.reason = StudyState.FAILED, why
         if undone:
