@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def row(ledger: Ledger, row_id: int) -> Instance:
 
 def test_a_result_that_is_not_committed_keeps_its_lease(context: Context) -> None:
     (lease,) = claim(context.ledger, DECODE, 1)
-    with pytest.raises(ZeroDivisionError), context.ledger.write() as session:
+    with suppress(ZeroDivisionError), context.ledger.write() as session:
         held(session, lease)[0].state = "decoded"
         session.flush()
         raise ZeroDivisionError
