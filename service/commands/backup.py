@@ -33,7 +33,7 @@ def restore(settings: Settings, file: Path | None, *, yes: bool) -> int:
         else:
             revision = ledger_backup.restore(settings, file)
     typer.echo(
-        f"ledger at revision {revision}. Start Hilum: images that came after the backup was made are adopted; "
+        f"ledger at revision {revision}. Start Hilum: images that came after the backup are adopted; "
         "let the router send again what is missing"
     )
     return 0

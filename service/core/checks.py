@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -20,7 +21,9 @@ from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger, check_migrated, now
 from service.core.refusals import refusals
+from service.core.removal import shown_bytes
 from service.core.repair import differences, waits_for_repair
+from service.core.retention import Retention
 from service.core.settings import Settings
 from service.core.spool import Spool
 from service.core.states import Kind
@@ -79,6 +82,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield data_folder(settings)
     yield _ledger(settings)
     yield _clock(settings)
+    yield _retention(settings)
     yield _files(settings)
     yield _broker(settings)
     remembered = _remembered(settings)
@@ -133,6 +137,32 @@ def _ledger(settings: Settings) -> Check:
         lambda: f"at revision {check_migrated(settings.sqlalchemy_url)}",
         "`hilum up` migrates it, or run `hilum migrate`; with PostgreSQL check HILUM_DATABASE_URL",
     )
+
+
+def _retention(settings: Settings) -> Check:
+    """Say how long files are kept, and warn of what is kept because nobody has decided."""
+    spool, keep = Spool(settings.data_dir), settings.free_bytes_to_keep
+    said = (
+        f"files are kept {settings.retain_days:g} days after a study is done, "
+        f"{settings.retain_unfinished_days:g} days after anything else, less below {shown_bytes(keep)} free"
+    )
+    try:
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger:
+            oldest, open_ = Retention(ledger, spool, settings).oldest()
+        low = spool.free_bytes() < keep
+    except (ConfigurationError, SQLAlchemyError, OSError):
+        return Check("retention", True, f"{said}; what is kept cannot be read")
+    if oldest is not None:
+        goes = max(oldest + timedelta(days=settings.retain_days), now())
+        said += f"; the oldest study that is done came on {oldest:%Y-%m-%d}, its files go not before {goes:%Y-%m-%d}"
+    if open_ is not None:
+        goes = max(open_ + timedelta(days=settings.retain_unfinished_days), now())
+        said += (
+            f"; the oldest that is not came on {open_:%Y-%m-%d} and is given up not before {goes:%Y-%m-%d}"
+        )
+    if low:
+        said += f"; {shown_bytes(spool.free_bytes())} are free: files go before their time"
+    return Check("retention", True, said, "Make room, or let the volume grow", warns=low)
 
 
 def _clock(settings: Settings) -> Check:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 import structlog
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from service.core.failpoints import failpoint
@@ -156,12 +156,14 @@ class Retention:
             self._finish(study_id)
         return len(found)
 
-    def oldest(self) -> datetime | None:
-        """Return when the oldest study that is delivered and confirmed was received, None without any."""
+    def oldest(self) -> tuple[datetime | None, datetime | None]:
+        """Return when the oldest study with files came that is done, and the oldest that is not."""
         with self._ledger.read() as session:
-            return session.scalars(
-                select(Study.received_at).where(_finished()).order_by(Study.received_at).limit(1)
-            ).first()
+            done, others = (
+                session.scalar(select(func.min(Study.received_at)).where(condition))
+                for condition in (_finished(), _has_files() & ~_finished())
+            )
+        return done, others
 
     def _begun(self) -> Sequence[int]:
         with self._ledger.read() as session:
