@@ -152,14 +152,13 @@ def _retention(settings: Settings) -> Check:
         low = spool.free_bytes() < keep
     except (ConfigurationError, SQLAlchemyError, OSError):
         return Check("retention", True, f"{said}; what is kept cannot be read")
-    if oldest is not None:
-        goes = max(oldest + timedelta(days=settings.retain_days), now())
-        said += f"; the oldest study that is done came on {oldest:%Y-%m-%d}, its files go not before {goes:%Y-%m-%d}"
-    if open_ is not None:
-        goes = max(open_ + timedelta(days=settings.retain_unfinished_days), now())
-        said += (
-            f"; the oldest that is not came on {open_:%Y-%m-%d} and is given up not before {goes:%Y-%m-%d}"
-        )
+    for what, came, days in (
+        ("done", oldest, settings.retain_days),
+        ("not done", open_, settings.retain_unfinished_days),
+    ):
+        if came is not None:
+            goes = max(came + timedelta(days=days), now())
+            said += f"; the oldest study that is {what} came on {came:%Y-%m-%d}: not before {goes:%Y-%m-%d}"
     if low:
         said += f"; {shown_bytes(spool.free_bytes())} are free: files go before their time"
     return Check("retention", True, said, "Make room, or let the volume grow", warns=low)
