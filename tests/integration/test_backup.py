@@ -34,7 +34,7 @@ from service.core.states import StudyState
 from service.core.tables import Event, Heartbeat, Study
 from tests import factories
 from tests.pipeline import film, hurry, instances, receive, reports, says, send_all, study, work
-from tests.servers import Orthanc, eventually
+from tests.servers import ROOT, Orthanc, eventually
 from worker.context import Context
 
 both = pytest.mark.parametrize("context", ["sqlite", "postgresql"], indirect=True)
@@ -299,3 +299,26 @@ def test_the_password_of_the_database_is_on_no_command_line(
     url = context.settings.sqlalchemy_url.replace("+psycopg", "")
     with closing(psycopg.connect(url)) as connection:
         assert connection.execute("SELECT count(*) FROM installation").fetchone() == (1,)
+
+
+def test_postgresql_s_own_programs_save_and_put_back_as_the_runbook_says(
+    opener: Opener, postgresql: str, tmp_path: Path
+) -> None:
+    context = opener(database_url=postgresql)
+    receive(context, small(1))
+    gone = study(context).study_instance_uid
+    file = tmp_path / "dump"
+    connection = f"--dbname={postgresql.replace('+psycopg', '')}"
+    runbook = (ROOT / "deploy/runbook.md").read_text(encoding="utf-8")
+    save = ("--format=custom", "--no-owner")
+    put_back = ("--clean", "--if-exists", "--no-owner", "--single-transaction")
+    assert f"pg_dump -U hilum {' '.join(save)}" in runbook
+    assert f"pg_restore -U hilum {' '.join(put_back)}" in runbook
+    backup._run("pg_dump", *save, f"--file={file}", connection)
+    purge(context.ledger, context.spool, gone, "admin", "ticket 12")
+    receive(context, small(2))
+    backup._run("pg_restore", *put_back, connection, str(file))
+    assert studies(context) == {gone}
+    after_restore(context.settings)
+    mend(context)
+    assert studies(context) == {small(2).StudyInstanceUID}

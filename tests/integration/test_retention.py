@@ -11,7 +11,10 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select, update
 
+from service.commands.purge import purge_expired
+from service.commands.status import retry
 from service.core import removal, repair, retention
+from service.core.checks import Check, examine
 from service.core.errors import OutOfResources
 from service.core.ledger import migrate, now, register_model
 from service.core.receive import Arrival, Intake, Outcome
@@ -21,6 +24,8 @@ from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import DELIVERED_STATES, DeliveryState, InstanceState, StudyState
 from service.core.tables import Analysis, Confirmation, Event, Instance, Outbox, Report, Study, Subject
+from service.core.tombstones import Erasure, ErasureFile
+from service.scheduler.scheduler import Scheduler
 from tests import factories
 from tests.pipeline import film, instances, receive, reports, says, study, work
 from worker.context import Context
@@ -558,3 +563,68 @@ def test_a_report_that_is_being_built_when_its_study_is_given_up_leaves_nothing(
     report.run(context)
     assert files(context) == []
     assert study(context).state == StudyState.FAILED
+
+
+def test_the_scheduler_removes_files_and_finishes_erasures_beside_its_ticks(context: Context) -> None:
+    done(context, 1)
+    older(context, 31)
+    done(context, 2)
+    erased = study(context).study_instance_uid
+    ErasureFile(context.spool).append(Erasure(erased, [], now().isoformat(), "admin", "killed here"))
+    scheduler = Scheduler(
+        context.ledger,
+        context.spool,
+        "redis://127.0.0.1:9/0",
+        Repair(context.ledger, context.spool, intake(context)),
+        keeping(context),
+    )
+    scheduler.tick()
+    for work_ in scheduler._beside:
+        work_.join()
+    assert files(context) == []
+    with context.ledger.read() as session:
+        (left,) = session.scalars(select(Study)).all()
+    assert left.expired_at is not None
+
+
+def test_the_doctor_says_what_is_kept_until_when_and_warns_when_it_goes_earlier(context: Context) -> None:
+    done(context)
+    older(context, 10)
+
+    def check(**changed: Any) -> Check:
+        settings = context.settings.model_copy(update=changed)
+        (found,) = [item for item in examine(settings) if item.name == "retention"]
+        return found
+
+    said = check()
+    assert said.right
+    assert not said.warns
+    day = f"{now() + timedelta(days=20):%Y-%m-%d}"
+    assert "30 days after a study is done, 90 days after anything else, less below 0.0 MB free" in said.seen
+    assert said.seen.endswith(f": not before {day}")
+    assert check(retain_free_bytes=1 << 60).warns
+
+
+def test_purge_expired_shows_and_removes_what_is_due(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done(context, 1)
+    older(context, 31)
+    done(context, 2)
+    capsys.readouterr()
+    assert purge_expired(context.settings, dry_run=True, as_json=True) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["files"], len(shown["studies"]), shown["studies"][0]["cause"]) == (4, 1, "age")
+    assert len(files(context)) == 8
+    assert purge_expired(context.settings, dry_run=True, as_json=False) == 0
+    assert "would go: 4 file(s)" in capsys.readouterr().out
+    assert purge_expired(context.settings, dry_run=False, as_json=False) == 0
+    assert "removed: 4 file(s)" in capsys.readouterr().out
+    assert len(files(context)) == 4
+    assert retry(context.settings, [first(context)]) == 1
+    assert "no other try" in capsys.readouterr().err
+
+
+def first(context: Context) -> str:
+    with context.ledger.read() as session:
+        return session.scalars(select(Study.study_instance_uid).order_by(Study.id).limit(1)).one()
