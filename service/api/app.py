@@ -125,15 +125,22 @@ def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None)
         """Give what failed or was parked of one study another try.
 
         With `as_built` what is parked is sent under the patient that it names, whatever its destination says.
+        Answers 409 when its files were removed: it has to be sent again.
         """
-        with ledger.write() as session:
-            found = session.scalars(
-                select(Study).where(Study.study_instance_uid == study_instance_uid)
-            ).one_or_none()
-            if found is None:
-                raise HTTPException(404, "no such study")
-            retry_study(session, found, as_built=as_built)
+        if why := _try_again(ledger, study_instance_uid, as_built):
+            raise HTTPException(409, f"no other try: {why}")
         return {"status": "retried"}
 
     app.include_router(stow_routes(settings, ledger, may_act, bounds or Bounds()))
     return app
+
+
+def _try_again(ledger: Ledger, study_instance_uid: str, as_built: bool) -> str | None:
+    """Give a study another try, or return why there is none."""
+    with ledger.write() as session:
+        found = session.scalars(
+            select(Study).where(Study.study_instance_uid == study_instance_uid)
+        ).one_or_none()
+        if found is None:
+            raise HTTPException(404, "no such study")
+        return retry_study(session, found, as_built=as_built)

@@ -22,6 +22,7 @@ from service.core.repair import Repair, Repaired, differences
 from service.core.retention import Cause, Retention
 from service.core.retry import retry_study
 from service.core.settings import load
+from service.core.settlement import settle
 from service.core.states import DELIVERED_STATES, DeliveryState, InstanceState, StudyState
 from service.core.tables import Analysis, Confirmation, Event, Instance, Outbox, Report, Study, Subject
 from service.core.tombstones import Erasure, ErasureFile
@@ -304,6 +305,31 @@ def test_a_report_that_cannot_be_delivered_is_given_up_at_the_hard_limit_and_sai
     assert "retention.given_up" in "".join(capfd.readouterr())
     with context.ledger.read() as session:
         assert set(session.scalars(select(Outbox.state))) == {DeliveryState.WITHDRAWN}
+
+
+def test_a_study_that_was_given_up_at_one_destination_is_never_said_to_be_confirmed(context: Context) -> None:
+    done(context)
+    outbox(context, DeliveryState.PENDING)
+    with context.ledger.write() as session:
+        (row,) = session.scalars(select(Outbox)).all()
+        other = Outbox(destination="ARCHIVE", report_id=row.report_id, required=True, ready_at=now())
+        other.state = DeliveryState.CONFIRMED
+        session.add(other)
+    older(context, 91)
+    assert removed(context) > 0
+    with context.ledger.write() as session:
+        settle(session, session.scalars(select(Study)).one())
+    assert study(context).state == StudyState.REPORTED
+
+
+def test_a_study_that_something_happened_to_meanwhile_keeps_its_files(context: Context) -> None:
+    done(context)
+    older(context, 31)
+    (due,) = keeping(context).due(1)
+    with context.ledger.write() as session:
+        retry_study(session, session.scalars(select(Study)).one())
+    assert keeping(context).remove(due).files == 0
+    assert len(files(context)) == 4
 
 
 @pytest.mark.parametrize("state", [StudyState.HELD, StudyState.FAILED])

@@ -13,7 +13,8 @@ from tests.servers import StoreScp
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for room in ("service", "worker", "model", "deploy") for path in (ROOT / room).rglob("*.py")]
-# What starts a program: our own children, the demonstration's PACS and viewer, PostgreSQL's programs, deploy/'s own tools.
+# What starts a program: our own children, PostgreSQL's dump and restore, the demonstration's PACS and viewer,
+# deploy/'s own tools.
 STARTERS = {
     *("service/commands/supervise.py", "service/commands/demo.py", "service/commands/pacs.py"),
     "service/core/backup.py",
