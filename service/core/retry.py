@@ -11,11 +11,11 @@ from service.core.states import ConfirmationState, DeliveryState, InstanceState,
 from service.core.tables import Instance, Study
 
 
-def retry_study(session: Session, study: Study, *, as_built: bool = False) -> None:
+def retry_study(session: Session, study: Study, *, as_built: bool = False, by: str = "a person") -> None:
     """Give everything of a study that failed or was parked another chance, at once.
 
     `as_built`: what is parked goes out under the patient and order that it names, whatever its destination
-    says of the study.
+    says of the study. `by` is who asked.
     """
     moment = now()
     session.refresh(study, with_for_update=True)
@@ -44,7 +44,7 @@ def retry_study(session: Session, study: Study, *, as_built: bool = False) -> No
         study.state, study.reason = StudyState.RECEIVING, None
     settle(session, study)
     how = ", and to send what is parked as it is" if as_built else ""
-    record_event(session, study, "retried", f"a person asked for another try{how}")
+    record_event(session, study, "retried", f"{by} asked for another try{how}")
 
 
 def retry_instance(study: Study, instance: Instance) -> None:
