@@ -17,8 +17,9 @@ from sqlalchemy import delete, select
 from service.api.rates import Rates
 from service.api.roles import Caller
 from service.core.ledger import Ledger, now
-from service.core.settings import Settings, Token
+from service.core.settings import Settings
 from service.core.tables import SignIn
+from service.core.tokens import Token
 
 # A shift, and whoever comes next signs in: workstations of a reading room are shared.
 SESSION_SECONDS = 12 * 3600

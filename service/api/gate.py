@@ -4,6 +4,7 @@ Outermost first: `Shield` (headers, and no answer tells what broke inside), `Gat
 Nothing of a body is read before its sender is known.
 """
 
+import asyncio
 import re
 import traceback
 from pathlib import Path
@@ -26,6 +27,7 @@ from service.api.roles import Caller
 
 LEDGER_AWAY = (OperationalError, PoolTimeoutError)
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 10.0
 """Of everything but an upload, which has bounds of its own (`service.api.stow`)."""
 OPEN = {"/healthz", "/readyz", "/login"}
 """What anybody may ask for; so may they the files of these folders."""
@@ -151,11 +153,18 @@ class BodyBounds:
             answer = await on_http_exception(Request(scope), fault)
             await answer(scope, receive, send)
             return
-        came = 0
+        came, more = 0, True
+        until = asyncio.get_running_loop().time() + BODY_SECONDS
 
         async def receive_bounded() -> Message:
-            nonlocal came
-            message = await receive()
+            nonlocal came, more
+            try:
+                # What comes after the body is that the client leaves, whenever that may be.
+                async with asyncio.timeout_at(until if more else None):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "the body came too slowly", {"Connection": "close"}) from None
+            more = message.get("more_body", False)
             came += len(message.get("body", b""))
             if came > MAX_BODY_BYTES:
                 raise _too_long()

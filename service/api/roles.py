@@ -8,7 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, HTTPException, Request, Security, params
 from fastapi.security import APIKeyCookie, HTTPBearer
 
-from service.core.settings import Token
+from service.core.tokens import Role, Token
 
 # What OpenAPI says of how to ask; `service.api.gate` decides who may, before a route is found.
 _BEARER = HTTPBearer(auto_error=False, description="A token of HILUM_API_TOKENS")
@@ -27,7 +27,7 @@ class Act(StrEnum):
 
 
 _CLINICIAN = {Act.READ, Act.STORE, Act.RETRY}
-MAY: dict[str, set[Act]] = {
+MAY: dict[Role, set[Act]] = {
     "viewer": {Act.READ},
     "clinician": _CLINICIAN,
     "administrator": _CLINICIAN | {Act.SEND_AS_BUILT},

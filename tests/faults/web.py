@@ -18,7 +18,8 @@ import uvicorn
 from sqlalchemy import select
 
 from service.api.app import create_app
-from service.api.server import BoundedProtocol
+from service.api.rates import Rates
+from service.api.server import BoundedProtocol, configuration
 from service.api.stow import Bounds
 from service.core.ledger import Ledger, migrate
 from service.core.settings import Settings, load
@@ -95,23 +96,22 @@ def post(url: str, content: Any, study: str = "", **headers: str) -> httpx.Respo
 
 
 @contextmanager
-def web(folder: Path, bounds: Bounds = SHORT, **settings: Any) -> Iterator[Web]:
-    """Run an API with short bounds on a data folder below `folder`."""
+def web(
+    folder: Path,
+    bounds: Bounds = SHORT,
+    rates: Rates | None = None,
+    protocol: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Iterator[Web]:
+    """Run an API with short bounds on a data folder below `folder`, and with other bounds of `protocol`."""
     given = {"data_dir": folder / "site" / "data", "min_free_bytes": 0, **settings}
     made = load(http_port=free_port(), **given)
     Spool(made.data_dir).make()
     migrate(made.sqlalchemy_url)
     ledger = Ledger(made.sqlalchemy_url)
-    protocol = type("Protocol", (BoundedProtocol,), {"between_requests": BETWEEN_REQUESTS})
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(made, ledger, bounds),
-            port=made.http_port,
-            http=protocol,
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    short = type("Short", (BoundedProtocol,), {"between_requests": BETWEEN_REQUESTS, **(protocol or {})})
+    app = create_app(made, ledger, bounds, rates)
+    server = uvicorn.Server(configuration(app, made, short, drain_seconds=1))
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:
