@@ -1,12 +1,13 @@
 """Role 2, HTTP: the state of everything, read from the ledger, and the door of STOW-RS."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import AfterValidator
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -30,6 +31,16 @@ _DESCRIPTION = (
     "Gateway between a PACS and a chest X-ray pneumonia model. Research use only, not for diagnosis."
 )
 _READER = [may(Act.READ)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("beyond the years 1 to 9999 of UTC") from None
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 def create_app(
@@ -101,7 +112,7 @@ def _api(ledger: Ledger) -> APIRouter:
     @router.get("/api/studies", dependencies=_READER)
     def studies(
         state: StudyState | None = None,
-        since: datetime | None = None,
+        since: Moment | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     ) -> schemas.StudyList:
