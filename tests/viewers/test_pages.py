@@ -61,15 +61,16 @@ def running(tmp_path: Path) -> Iterator[Web]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """A window whose console is in `page.heard`."""
+    """A window; what its console says, but for advice, is in `page.heard`."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=executable("chromium", "chromium"), args=["--disable-dev-shm-usage"]
         )
         made = browser.new_page(viewport={"width": 1280, "height": 800})
-        made.heard = []  # type: ignore[attr-defined]
-        made.on("console", lambda message: made.heard.append(f"{message.type}: {message.text}"))
-        made.on("pageerror", lambda error: made.heard.append(f"pageerror: {error}"))
+        heard: list[str] = []
+        made.heard = heard  # type: ignore[attr-defined]
+        made.on("console", lambda message: message.type == "verbose" or heard.append(message.text))
+        made.on("pageerror", lambda error: heard.append(str(error)))
         yield made
         browser.close()
 

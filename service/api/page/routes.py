@@ -20,10 +20,8 @@ from service.core.states import DeliveryState
 _PAGE_ROWS = 100
 # Where signing in may lead: nowhere else, whatever the address says.
 _BACK = re.compile(r"/(docs|studies/[0-9.]{1,64})?")
-# Swagger UI shows its icons as data: URLs and styles some elements in place; no script does.
-_DOCS_POLICY = policy(
-    script_src="'self'", connect_src="'self'", style_src="'self' 'unsafe-inline'", img_src="'self' data:"
-)
+# Swagger UI shows its icons as data: URLs.
+_DOCS_POLICY = policy(script_src="'self'", connect_src="'self'", style_src="'self'", img_src="'self' data:")
 _Reader = Annotated[Caller, may(Act.READ)]
 _Form = Annotated[str, Form(max_length=512)]
 
