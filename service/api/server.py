@@ -82,7 +82,6 @@ def configuration(
         http=type("Protocol", (protocol,), {"proxies": proxies}),
         ws="none",
         h11_max_incomplete_event_size=_HEADER_BYTES,
-        proxy_headers=bool(proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         log_config=None,
         access_log=False,

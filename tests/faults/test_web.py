@@ -1,5 +1,6 @@
 """Requests that no browser sends, to a real server: too long, too slow, too many, from where they say."""
 
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -94,9 +95,12 @@ def test_an_odd_host_is_no_fault_of_the_server(tmp_path: Path, tokens: str) -> N
 
 def test_no_answer_leads_to_the_host_that_the_request_names(tmp_path: Path) -> None:
     with web(tmp_path, api_tokens=entries()) as running:
-        for path in ("/", "/docs/", "/studies/1.2.3/"):
-            answer = httpx.get(running.url + path, headers={"Host": "evil.example"})
-            assert answer.headers["Location"].startswith("/login")
+        for shown in ({}, bearer("viewer")):
+            for path in ("/", "/docs/", "/studies/1.2.3/", "/api/studies/", "//evil.example"):
+                answer = httpx.get(running.url + path, headers={"Host": "evil.example", **shown})
+                led_to = answer.headers.get("Location", "/")
+                assert re.match(r"/(?!/)", led_to), path
+                assert answer.status_code != 307, path
 
 
 _ODD_PATHS = (

@@ -4,13 +4,17 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
+from service.api.app import create_app
 from service.core import logs
-from service.core.ledger import now, record_event
+from service.core.ledger import Ledger, migrate, now, record_event
+from service.core.settings import load
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Outbox, Report, Study
 from tests import factories
@@ -283,3 +287,16 @@ def test_what_is_no_uid_is_no_study(client: Clients, uid: str) -> None:
         *(("POST", f"/api/studies/{uid}/retry"), ("POST", f"/studies/{uid}/retry")),
     ):
         assert api.request(method, path).status_code in {404, 405}, path
+
+
+def test_what_is_no_uid_is_not_asked_of_postgresql(tmp_path: Path, postgresql: str) -> None:
+    settings = load(data_dir=tmp_path, database_url=postgresql)
+    migrate(postgresql)
+    ledger = Ledger(postgresql)
+    with TestClient(create_app(settings, ledger), base_url="http://127.0.0.1") as api:
+        # A NUL in a text is an error there.
+        for path in ("/api/studies/1.2%00.3", "/studies/1.2%00.3"):
+            assert api.get(path).status_code == 404
+        assert api.post("/api/studies/1.2%00.3/retry").status_code == 404
+        assert api.get("/").status_code == 200
+    ledger.close()
