@@ -30,7 +30,7 @@ _PIXELS = {
     "scipy",
 }
 _DIMSE = {"pynetdicom"}
-_HTTP = {"fastapi", "fastapi-offline", "uvicorn", "python-multipart", "prometheus-client"}
+_HTTP = {"fastapi", "fastapi-offline", "uvicorn", "python-multipart", "prometheus-client", "limits"}
 _DICOMWEB = {"httpx"}
 _PAGES = {"jinja2"}
 

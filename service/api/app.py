@@ -1,91 +1,93 @@
 """Role 2, HTTP: the state of everything, read from the ledger, and the door of STOW-RS."""
 
-import hashlib
-import hmac
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy import select
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from pydantic import AfterValidator
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from service.api import schemas, status
+from service.api import actions, schemas, status
+from service.api.access import Access
+from service.api.actions import StudyUID
+from service.api.gate import LEDGER_AWAY, BodyBounds, Gate, Shield
 from service.api.metrics import registry
+from service.api.page.routes import page_routes
+from service.api.problems import on_http_exception, on_ledger_away, on_validation_error
+from service.api.rates import Rates
+from service.api.roles import Act, Caller, may
 from service.api.stow import Bounds, stow_routes
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
-from service.core.retry import retry_study
-from service.core.settings import Settings, Token
+from service.core.settings import Settings
 from service.core.states import StudyState
-from service.core.tables import Study
 
 _DESCRIPTION = (
     "Gateway between a PACS and a chest X-ray pneumonia model. Research use only, not for diagnosis."
 )
-_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
+_READER = [may(Act.READ)]
 
 
-def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None) -> FastAPI:
-    """Return the application; everything but `/healthz` and `/readyz` asks who is there."""
-    app = FastAPI(title="Hilum", version=version("hilum"), description=_DESCRIPTION, openapi_url=None)
-    bearer = HTTPBearer(auto_error=False)
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("beyond the years 1 to 9999 of UTC") from None
 
-    def identify(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-    ) -> Token | None:
-        """Return whose token was shown. Without tokens the API serves this machine alone, by its own name."""
-        if not settings.api_tokens:
-            if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-                raise HTTPException(403, "another site's page asks nothing of this machine")
-            if request.headers.get("host", "").rsplit(":", 1)[0] not in _LOOPBACK_HOSTS:
-                raise HTTPException(403, "without HILUM_API_TOKENS only http://127.0.0.1 is answered")
-            return None
-        shown = hashlib.sha256((credentials.credentials if credentials else "").encode()).hexdigest()
-        for token in settings.api_tokens:
-            if hmac.compare_digest(token.sha256, shown):
-                return token
-        raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
-    def may_act(token: Annotated[Token | None, Depends(identify)]) -> Token | None:
-        if token is not None and token.role == "viewer":
-            raise HTTPException(403, "a viewer's token reads only")
-        return token
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
-    known = [Depends(identify)]
-    metrics = registry(ledger)
 
-    @app.exception_handler(OperationalError)
-    def ledger_unreachable(_request: Request, fault: OperationalError) -> JSONResponse:
-        return JSONResponse({"detail": f"the ledger cannot be reached ({type(fault).__name__})"}, 503)
+def create_app(
+    settings: Settings, ledger: Ledger, bounds: Bounds | None = None, rates: Rates | None = None
+) -> FastAPI:
+    """Return the application; everything but what `service.api.gate` names as open asks who is there."""
+    app = FastAPI(
+        title="Hilum",
+        version=version("hilum"),
+        description=_DESCRIPTION,
+        openapi_url=None,
+        # It would send a browser to whatever host the request names.
+        redirect_slashes=False,
+    )
+    access = Access(settings, ledger, rates or Rates())
+    # The last one added is the first one passed.
+    app.add_middleware(BodyBounds)
+    app.add_middleware(Gate, access=access)
+    app.add_middleware(Shield)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    for fault in LEDGER_AWAY:
+        app.add_exception_handler(fault, on_ledger_away)
 
-    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]), name="assets")
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]), name="swagger")
+    app.mount("/assets", StaticFiles(packages=[("service.api.page", "assets")]), name="assets")
+    app.include_router(_health(ledger))
+    app.include_router(_api(ledger))
+    app.include_router(stow_routes(settings, ledger, bounds or Bounds()))
+    app.include_router(page_routes(settings, ledger, access))
 
-    @app.get("/openapi.json", dependencies=known, include_in_schema=False)
+    @app.get("/openapi.json", dependencies=_READER, include_in_schema=False)
     def openapi() -> dict[str, Any]:
         return app.openapi()
 
-    @app.get("/docs", dependencies=known, include_in_schema=False)
-    def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="Hilum API",
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="data:,",
-        )
+    return app
 
-    @app.get("/healthz")
+
+def _health(ledger: Ledger) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/healthz")
     def healthz() -> dict[str, str]:
         """Say that this process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"model": schemas.Readiness}})
+    @router.get("/readyz", responses={503: {"model": schemas.Readiness}})
     def readyz(response: Response) -> schemas.Readiness:
         """Say whether every role is alive, and which is not."""
         try:
@@ -95,15 +97,22 @@ def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None)
         response.status_code = 503 if faults else 200
         return schemas.Readiness(ready=not faults, faults=faults)
 
-    @app.get("/metrics", dependencies=known, response_class=Response)
+    return router
+
+
+def _api(ledger: Ledger) -> APIRouter:
+    router = APIRouter()
+    metrics = registry(ledger)
+
+    @router.get("/metrics", dependencies=_READER, response_class=Response)
     def scrape() -> Response:
         """Return the metrics in Prometheus' text format."""
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/api/studies", dependencies=known)
+    @router.get("/api/studies", dependencies=_READER)
     def studies(
         state: StudyState | None = None,
-        since: datetime | None = None,
+        since: Moment | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     ) -> schemas.StudyList:
@@ -111,36 +120,21 @@ def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None)
         with ledger.read() as session:
             return status.list_studies(session, state, since, limit, cursor)
 
-    @app.get("/api/studies/{study_instance_uid}", dependencies=known)
-    def study(study_instance_uid: str) -> schemas.StudyOut:
+    @router.get("/api/studies/{study_instance_uid}", dependencies=_READER)
+    def study(study_instance_uid: StudyUID) -> schemas.StudyOut:
         """Return all that is known of one study."""
-        with ledger.read() as session:
-            found = status.study(session, study_instance_uid)
-        if found is None:
-            raise HTTPException(404, "no such study")
-        return found
+        return actions.find(ledger, study_instance_uid)
 
-    @app.post("/api/studies/{study_instance_uid}/retry", dependencies=[Depends(may_act)])
-    def retry(study_instance_uid: str, as_built: bool = False) -> dict[str, Literal["retried"]]:
+    @router.post("/api/studies/{study_instance_uid}/retry")
+    def retry(
+        caller: Annotated[Caller, may(Act.RETRY)], study_instance_uid: StudyUID, as_built: bool = False
+    ) -> dict[str, Literal["retried"]]:
         """Give what failed or was parked of one study another try.
 
-        With `as_built` what is parked is sent under the patient that it names, whatever its destination says.
-        Answers 409 when its files were removed: it has to be sent again.
+        With `as_built` what is parked is sent under the patient that it names, whatever its destination says;
+        an administrator may. Answers 409 when the study's files were removed: it has to be sent again.
         """
-        if why := _try_again(ledger, study_instance_uid, as_built):
-            raise HTTPException(409, f"no other try: {why}")
+        actions.retry(ledger, study_instance_uid, caller, as_built=as_built)
         return {"status": "retried"}
 
-    app.include_router(stow_routes(settings, ledger, may_act, bounds or Bounds()))
-    return app
-
-
-def _try_again(ledger: Ledger, study_instance_uid: str, as_built: bool) -> str | None:
-    """Give a study another try, or return why there is none."""
-    with ledger.write() as session:
-        found = session.scalars(
-            select(Study).where(Study.study_instance_uid == study_instance_uid)
-        ).one_or_none()
-        if found is None:
-            raise HTTPException(404, "no such study")
-        return retry_study(session, found, as_built=as_built)
+    return router

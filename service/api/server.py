@@ -1,6 +1,8 @@
-"""uvicorn, with an end to connections that ask for nothing."""
+"""uvicorn, with an end to connections that ask for nothing, and a bound on how many there are."""
 
 import asyncio
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import uvicorn
@@ -12,21 +14,30 @@ from service.core.settings import Settings
 _BETWEEN_REQUESTS_SECONDS = 10.0
 # Shorter than the supervisor waits: `service.commands.up`.
 _DRAIN_SECONDS = 15
+_HEADER_BYTES = 16 * 1024
+# One descriptor each, of the 1,024 that a process has by custom.
+_CONNECTIONS, _CONNECTIONS_PER_ADDRESS = 500, 100
 
 
 class BoundedProtocol(H11Protocol):
-    """Closes a connection on which no request is under way for too long.
+    """Closes a connection on which no request is under way for too long, and one that is one too many.
 
     uvicorn alone waits for ever for the first byte, for the rest of a header, and for the rest of a body that
-    was answered before it came.
+    was answered before it came. One address alone takes a share of all connections, unless it is a proxy's.
     """
 
     between_requests = _BETWEEN_REQUESTS_SECONDS
+    connections_at_a_time = _CONNECTIONS
+    connections_per_address = _CONNECTIONS_PER_ADDRESS
+    proxies: Sequence[IPv4Network | IPv6Network] = ()
     _overdue: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_request()
+        if self._is_one_too_many():
+            transport.abort()
+        else:
+            self._expect_request()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -46,16 +57,39 @@ class BoundedProtocol(H11Protocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
+    def _is_one_too_many(self) -> bool:
+        if len(self.connections) > self.connections_at_a_time:
+            return True
+        address = self.client[0] if self.client else ""
+        addresses = [other.client and other.client[0] for other in self.connections]  # type: ignore[union-attr]
+        return addresses.count(address) > self.connections_per_address and not any(
+            ip_address(address) in network for network in self.proxies
+        )
 
-def serve(app: FastAPI, settings: Settings) -> None:
-    """Serve until SIGTERM; requests under way have a while to end."""
-    uvicorn.run(
+
+def configuration(
+    app: FastAPI,
+    settings: Settings,
+    protocol: type[BoundedProtocol] = BoundedProtocol,
+    drain_seconds: int = _DRAIN_SECONDS,
+) -> uvicorn.Config:
+    """Return how uvicorn serves the application."""
+    proxies = [ip_network(network) for network in settings.trusted_proxies]
+    return uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
-        http=BoundedProtocol,
+        http=type("Protocol", (protocol,), {"proxies": proxies}),
+        ws="none",
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
     )
+
+
+def serve(app: FastAPI, settings: Settings) -> None:
+    """Serve until SIGTERM; requests under way have a while to end."""
+    uvicorn.Server(configuration(app, settings)).run()

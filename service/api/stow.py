@@ -4,22 +4,23 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import structlog
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.api.multipart import MultipartReader, media_type
+from service.api.roles import Act, Caller, may
 from service.api.upload import Upload
 from service.core.errors import HilumError, InvalidUID
 from service.core.identifiers import checked_uid
 from service.core.ledger import Ledger
 from service.core.receive import Intake
-from service.core.settings import Settings, Token
+from service.core.settings import Settings
 from service.core.spool import Spool
 
 _BATCH_BYTES = 64 * 1024
@@ -65,23 +66,21 @@ class Bounds:
     parts: int = 10_000
 
 
-def stow_routes(
-    settings: Settings, ledger: Ledger, may_store: Callable[..., Token | None], bounds: Bounds
-) -> APIRouter:
+def stow_routes(settings: Settings, ledger: Ledger, bounds: Bounds) -> APIRouter:
     """Return the routes of the Studies Service's store transaction."""
     spool = Spool(settings.data_dir)
     intake = Intake(ledger, spool, settings)
     slots = asyncio.Semaphore(settings.max_uploads)
     threads = CapacityLimiter(settings.max_uploads)
     router = APIRouter(prefix="/dicomweb")
-    Sender = Annotated[Token | None, Depends(may_store)]  # noqa: N806
+    Sender = Annotated[Caller, may(Act.STORE)]  # noqa: N806
 
-    async def store(request: Request, token: Token | None, study_instance_uid: str | None) -> Response:
+    async def store(request: Request, caller: Caller, study_instance_uid: str | None) -> Response:
         boundary = _boundary(request)
         if slots.locked():
             raise HTTPException(503, "too many uploads at once (HILUM_MAX_UPLOADS)", _BUSY)
         async with slots:
-            sender = token.name if token else "STOW-RS"
+            sender = caller.name or "STOW-RS"
             upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts)
             reader = MultipartReader(boundary, upload)
             broken: HilumError | None = None
@@ -113,19 +112,19 @@ def stow_routes(
             return _answer(upload, broken)
 
     @router.post("/studies", responses=_RESPONSES, openapi_extra=_OPENAPI, response_class=Response)
-    async def store_instances(request: Request, token: Sender) -> Response:
+    async def store_instances(request: Request, sender: Sender) -> Response:
         """Store DICOM objects (STOW-RS, PS3.18 10.5)."""
-        return await store(request, token, None)
+        return await store(request, sender, None)
 
     @router.post(
         "/studies/{study_instance_uid}", responses=_RESPONSES, openapi_extra=_OPENAPI, response_class=Response
     )
     async def store_instances_of_a_study(
-        request: Request, token: Sender, study_instance_uid: str
+        request: Request, sender: Sender, study_instance_uid: str
     ) -> Response:
         """Store DICOM objects of one study (STOW-RS, PS3.18 10.5)."""
         try:
-            return await store(request, token, checked_uid(study_instance_uid, "StudyInstanceUID"))
+            return await store(request, sender, checked_uid(study_instance_uid, "StudyInstanceUID"))
         except InvalidUID as fault:
             raise HTTPException(fault.http_status, str(fault)) from None
 
@@ -134,9 +133,6 @@ def stow_routes(
 
 def _boundary(request: Request) -> bytes:
     """Return the boundary of a body that we take, decided by the header alone."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise HTTPException(415, "the body must not be compressed (Content-Encoding)")
     name, parameters = media_type(request.headers.get("content-type", ""))
     root = parameters.get("type", "application/dicom").lower()
     if name != "multipart/related" or root != "application/dicom":

@@ -11,11 +11,13 @@ from service.core.states import ConfirmationState, DeliveryState, InstanceState,
 from service.core.tables import Instance, Study
 
 
-def retry_study(session: Session, study: Study, *, as_built: bool = False) -> str | None:
+def retry_study(
+    session: Session, study: Study, *, as_built: bool = False, by: str = "a person"
+) -> str | None:
     """Give everything of a study that failed or was parked another chance, at once.
 
     `as_built`: what is parked goes out under the patient and order that it names, whatever its destination
-    says of the study.
+    says of the study. `by` is who asked.
 
     Returns
     -------
@@ -27,8 +29,8 @@ def retry_study(session: Session, study: Study, *, as_built: bool = False) -> st
     session.refresh(study, with_for_update=True)
     if study.expired_at is not None:
         gone = f"its files were removed on {study.expired_at:%Y-%m-%d}"
-        study.wanted = study.wanted or f"{gone} and a person asked for another try: send the study again"
-        record_event(session, study, "retried", f"a person asked for another try, but {gone}")
+        study.wanted = study.wanted or f"{gone} and {by} asked for another try: send the study again"
+        record_event(session, study, "retried", f"{by} asked for another try, but {gone}")
         settle(session, study)
         return f"{gone}: send the study again, it is analysed anew then"
     for instance in study.instances:
@@ -56,7 +58,7 @@ def retry_study(session: Session, study: Study, *, as_built: bool = False) -> st
         study.state, study.reason = StudyState.RECEIVING, None
     settle(session, study)
     how = ", and to send what is parked as it is" if as_built else ""
-    record_event(session, study, "retried", f"a person asked for another try{how}")
+    record_event(session, study, "retried", f"{by} asked for another try{how}")
     return None
 
 

@@ -4,16 +4,14 @@ Environment variables with the prefix ``HILUM_`` (a ``.env`` file works too). A 
 with every fault listed at once. What one line can't say stands in the TOML file that ``HILUM_CONFIG`` names.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -26,20 +24,11 @@ from service.core.admission import AETitle, Peer
 from service.core.destination import Destination, default_name, read_config, scheme
 from service.core.errors import ConfigurationError
 from service.core.tls import TLSFiles, client_context
+from service.core.tokens import Token
+from service.core.tokens import parse as parse_tokens
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-_TOKEN = re.compile(r"(?P<name>[\w.-]+):(?P<role>viewer|clinician|administrator):(?P<sha256>[0-9a-f]{64})")
-
-
-class Token(BaseModel):
-    """One bearer token of the API, known by its SHA-256 only."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    role: Literal["viewer", "clinician", "administrator"]
-    sha256: str
 
 
 class Settings(BaseSettings):
@@ -99,6 +88,11 @@ class Settings(BaseSettings):
     timezone: str | None = Field(None, description="IANA name for times we write; empty: the site's (TZ)")
     api_tokens: Annotated[tuple[Token, ...], NoDecode] = Field(
         (), description="Comma list of `name:role:sha256hex`; empty: the API answers on loopback only"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma list of addresses and networks of TLS proxies before the API, whose "
+        "X-Forwarded-For and X-Forwarded-Proto are believed",
     )
     weights: Path | None = Field(None, description="A `.safetensors` file; empty: the weights that ship")
     min_free_bytes: int = Field(
@@ -197,17 +191,17 @@ class Settings(BaseSettings):
     @field_validator("api_tokens", mode="before")
     @classmethod
     def _parse_tokens(cls, value: object) -> object:
+        return parse_tokens(_items(value)) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _parse_proxies(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        tokens = []
-        for number, item in enumerate(_items(value), start=1):
-            match = _TOKEN.fullmatch(item)
-            if not match:
-                raise ValueError(
-                    f"token {number} is not name:role:sha256hex (viewer, clinician, administrator)"
-                )
-            tokens.append(match.groupdict())
-        return tokens
+        networks = [str(ip_network(item)) for item in _items(value)]
+        if any(network.endswith("/0") for network in networks):
+            raise ValueError("that is everybody: name the proxy's address")
+        return networks
 
     @field_validator("broker_url")
     @classmethod

@@ -413,3 +413,13 @@ class SchedulerLease(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     owner: Mapped[str | None] = mapped_column(String(128))
     until: Mapped[datetime | None]
+
+
+class SignIn(Base):
+    """A browser that is signed in: hashes of its cookie and of the token it showed, and when that ends."""
+
+    __tablename__ = "sign_in"
+
+    session_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    until: Mapped[datetime]

@@ -1,6 +1,5 @@
 """The STOW-RS door under faults that user agents, disks and kernels really cause."""
 
-import hashlib
 import io
 import os
 import threading
@@ -22,7 +21,7 @@ from sqlalchemy import select
 
 from service.api.stow import Bounds
 from service.core.tables import Event
-from tests import factories
+from tests import factories, tokens
 from tests.faults import peers
 from tests.faults.door import disk, failing_fsync
 from tests.faults.site import site
@@ -406,14 +405,11 @@ def test_parts_beyond_the_most_are_not_taken(tmp_path: Path, content: bytes) -> 
 
 
 def test_who_may_not_act_may_not_store(tmp_path: Path, content: bytes) -> None:
-    tokens = ",".join(
-        f"{role}-token:{role}:{hashlib.sha256(role.encode()).hexdigest()}" for role in ("viewer", "clinician")
-    )
-    with web(tmp_path, api_tokens=tokens) as running:
+    with web(tmp_path, api_tokens=tokens.entries()) as running:
         assert running.post(body(content)).status_code == 401
-        assert running.post(body(content), Authorization="Bearer viewer").status_code == 403
+        assert running.post(body(content), **tokens.bearer("viewer")).status_code == 403
         assert not running.rows()
-        assert running.post(body(content), Authorization="Bearer clinician").status_code == 200
+        assert running.post(body(content), **tokens.bearer("clinician")).status_code == 200
         assert running.rows()[0].calling_ae_title == "clinician-token"
         with running.ledger.read() as session:
             assert session.scalars(select(Event.detail)).one().endswith("from clinician-token")

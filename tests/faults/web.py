@@ -14,7 +14,8 @@ import httpx
 import uvicorn
 
 from service.api.app import create_app
-from service.api.server import BoundedProtocol
+from service.api.rates import Rates
+from service.api.server import BoundedProtocol, configuration
 from service.api.stow import Bounds
 from tests.faults.door import Door, DoorProcess, PlainPeer, ledger_for
 from tests.servers import eventually, free_port
@@ -72,19 +73,18 @@ def post(url: str, content: Any, study: str = "", **headers: str) -> httpx.Respo
 
 
 @contextmanager
-def web(folder: Path, bounds: Bounds = SHORT, **settings: Any) -> Iterator[Web]:
-    """Run an API with short bounds on a data folder below `folder`."""
-    protocol = type("Protocol", (BoundedProtocol,), {"between_requests": BETWEEN_REQUESTS})
+def web(
+    folder: Path,
+    bounds: Bounds = SHORT,
+    rates: Rates | None = None,
+    protocol: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Iterator[Web]:
+    """Run an API with short bounds on a data folder below `folder`, and with other bounds of `protocol`."""
+    short = type("Short", (BoundedProtocol,), {"between_requests": BETWEEN_REQUESTS, **(protocol or {})})
     with ledger_for(folder, **{"http_port": free_port(), **settings}) as (made, ledger):
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(made, ledger, bounds),
-                port=made.http_port,
-                http=protocol,
-                log_config=None,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        app = create_app(made, ledger, bounds, rates)
+        server = uvicorn.Server(configuration(app, made, short, drain_seconds=1))
         thread = threading.Thread(target=server.run, name="uvicorn")
         thread.start()
         try:

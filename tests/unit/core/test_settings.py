@@ -1,5 +1,6 @@
 """Settings: every fault at once, each named; nothing secret repeated."""
 
+import hashlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,31 @@ def test_the_api_is_not_opened_to_the_network_without_tokens(monkeypatch: pytest
         load()
     monkeypatch.setenv("HILUM_API_TOKENS", f"ward:viewer:{'a' * 64}")
     assert load().api_tokens[0].role == "viewer"
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "\n", "changeme", "changeme\n", "secret", "admin", "hilum", "ward-7", "ward-7\n"]
+)
+def test_a_secret_that_anybody_guesses_is_no_token(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    monkeypatch.setenv("HILUM_API_TOKENS", f"good:viewer:{'a' * 64},ward-7:administrator:{digest}")
+    with pytest.raises(ConfigurationError, match=r"HILUM_API_TOKENS: token 2 \(ward-7\) .* `hilum token`"):
+        load()
+
+
+def test_one_secret_is_one_token_with_one_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HILUM_API_TOKENS", f"one:viewer:{'a' * 64},two:administrator:{'a' * 64}")
+    with pytest.raises(ConfigurationError, match=r"token 2 \(two\) has the secret of another one"):
+        load()
+
+
+def test_proxies_are_addresses_and_never_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HILUM_TRUSTED_PROXIES", "10.1.2.3, 172.16.0.0/12, ::1")
+    assert load().trusted_proxies == ("10.1.2.3/32", "172.16.0.0/12", "::1/128")
+    for wrong in ("*", "0.0.0.0/0", "::/0", "proxy.local", "10.1.2.3/8"):
+        monkeypatch.setenv("HILUM_TRUSTED_PROXIES", wrong)
+        with pytest.raises(ConfigurationError, match="HILUM_TRUSTED_PROXIES"):
+            load()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])

@@ -1,0 +1,1 @@
+"""The pages: rendered here, with no script of their own, from what the ledger says."""

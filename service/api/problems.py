@@ -1,0 +1,55 @@
+"""What is answered when a request is not served: a page to who looks at pages, JSON to who does not.
+
+Neither repeats what was asked for, nor what went wrong inside.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from service.api.page.render import page
+
+_MACHINES = ("/api/", "/dicomweb/", "/docs/assets/", "/assets/")
+_MACHINE_PATHS = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
+
+
+def is_page(path: str) -> bool:
+    """Return whether people look at it."""
+    return not path.startswith(_MACHINES) and path not in _MACHINE_PATHS
+
+
+def problem(request: Request, status: int, detail: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the answer to a request that is not served."""
+    path = request.scope["path"]
+    if not is_page(path):
+        return JSONResponse({"detail": detail}, status, headers)
+    if status == 401:
+        back = "" if path == "/" else f"?next={quote(path)}"
+        return RedirectResponse(f"/login{back}", 303)
+    return page("problem.html", status, headers, title=HTTPStatus(status).phrase, detail=detail, caller=None)
+
+
+async def on_http_exception(request: Request, fault: Exception) -> Response:
+    """Answer for a route that raised an HTTPException."""
+    assert isinstance(fault, HTTPException)
+    return problem(request, fault.status_code, fault.detail, fault.headers)
+
+
+async def on_validation_error(request: Request, fault: Exception) -> Response:
+    """Say which parameter is wrong and why, without its value."""
+    assert isinstance(fault, RequestValidationError)
+    found = [{key: error[key] for key in ("loc", "msg", "type")} for error in fault.errors()]
+    if is_page(request.scope["path"]):
+        return problem(request, 422, "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in found))
+    return JSONResponse({"detail": found}, 422)
+
+
+async def on_ledger_away(request: Request, fault: Exception) -> Response:
+    """Say that the ledger does not answer."""
+    return problem(request, 503, f"the ledger cannot be reached ({type(fault).__name__})")

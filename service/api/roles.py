@@ -1,0 +1,85 @@
+"""What each role may do: one table, asked by every route that does more than show."""
+
+import hmac
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, cast
+
+from fastapi import Depends, HTTPException, Request, Security, params
+from fastapi.security import APIKeyCookie, HTTPBearer
+
+from service.core.tokens import Role, Token
+
+# What OpenAPI says of how to ask; `service.api.gate` decides who may, before a route is found.
+_BEARER = HTTPBearer(auto_error=False, description="A token of HILUM_API_TOKENS")
+_COOKIE = APIKeyCookie(
+    name="hilum", auto_error=False, description="Of a browser that has signed in; not without X-CSRF-Token"
+)
+
+
+class Act(StrEnum):
+    """What one may do with the gateway."""
+
+    READ = "see studies"
+    STORE = "store images"
+    RETRY = "try a study again"
+    SEND_AS_BUILT = "send reports as they are, whatever their destination says"
+
+
+_CLINICIAN = {Act.READ, Act.STORE, Act.RETRY}
+MAY: dict[Role, set[Act]] = {
+    "viewer": {Act.READ},
+    "clinician": _CLINICIAN,
+    "administrator": _CLINICIAN | {Act.SEND_AS_BUILT},
+}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks.
+
+    Attributes
+    ----------
+    token
+        What was shown; None is somebody on this machine, where there are no tokens: they may do everything.
+    csrf
+        What an unsafe request must repeat when a cookie says who asks; None when a cookie does not.
+    """
+
+    token: Token | None
+    csrf: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Name of the token."""
+        return self.token.name if self.token else None
+
+    def may(self, act: Act) -> bool:
+        """Return whether their role may do this."""
+        return self.token is None or act in MAY[self.token.role]
+
+    def must(self, act: Act) -> None:
+        """Answer 403 unless they may do this."""
+        if not self.may(act):
+            assert self.token is not None
+            raise HTTPException(403, f"the role {self.token.role} may not {act}")
+
+    def must_repeat(self, csrf: str) -> None:
+        """Answer 403 when a cookie says who asks and the request does not bring what only our pages know."""
+        if self.csrf is not None and not hmac.compare_digest(self.csrf.encode(), csrf.encode()):
+            raise HTTPException(403, "the page is out of date: load it again (X-CSRF-Token)")
+
+
+def may(act: Act) -> params.Depends:
+    """Return the dependency of a route for those who may do this; it gives the caller."""
+
+    def caller(
+        request: Request,
+        _bearer: Annotated[object, Security(_BEARER)],
+        _cookie: Annotated[object, Security(_COOKIE)],
+    ) -> Caller:
+        found: Caller = request.state.caller
+        found.must(act)
+        return found
+
+    return cast(params.Depends, Depends(caller))

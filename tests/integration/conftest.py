@@ -1,0 +1,49 @@
+"""An API in this process, over a ledger with three studies."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.app import create_app
+from service.core.ledger import Ledger, migrate
+from service.core.receive import Arrival, Intake
+from service.core.settings import load
+from service.core.spool import Spool
+from tests import factories
+
+
+@pytest.fixture(scope="session")
+def three_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder to be copied."""
+    settings = load(data_dir=tmp_path_factory.mktemp("three-studies"), min_free_bytes=0)
+    migrate(settings.sqlalchemy_url)
+    ledger, spool = Ledger(settings.sqlalchemy_url), Spool(settings.data_dir)
+    spool.make()
+    intake = Intake(ledger, spool, settings)
+    for seed in range(3):
+        film = factories.phantom_chest(seed, PatientName="Canary^Yellow", PatientID=f"CANARY{seed}")
+        path = factories.write(film, spool.incoming)
+        intake.receive(Arrival(path, "TEST", film.SOPClassUID, film.SOPInstanceUID))
+    ledger.close()
+    return settings.data_dir
+
+
+@pytest.fixture
+def client(tmp_path: Path, three_studies: Path) -> Iterator[Callable[..., Any]]:
+    """Make clients of an API whose ledger, `client.ledger`, holds three studies; keywords are settings."""
+    folder = tmp_path / "data"
+    shutil.copytree(three_studies, folder)
+    ledger = Ledger(load(data_dir=folder).sqlalchemy_url)
+
+    def make(base_url: str = "http://127.0.0.1", rates: Any = None, **settings: object) -> Any:
+        app = create_app(load(data_dir=folder, min_free_bytes=0, **settings), ledger, rates=rates)
+        made = TestClient(app, base_url=base_url)
+        made.ledger = ledger
+        return made
+
+    yield make
+    ledger.close()

@@ -1,0 +1,72 @@
+"""Whatever is asked of the API, it is no fault of the server: requests made up from its own description."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode, SerializationContext
+
+from service.api.rates import Rates
+from tests import factories
+from tests.faults.web import MEDIA_TYPE, body
+from tests.tokens import bearer, entries
+
+Clients = Callable[..., Any]
+UID = str(factories.phantom_chest(0).StudyInstanceUID)
+# Says which roles are silent: here all are.
+_SAYS_SO = ("/readyz", 503)
+
+
+@schemathesis.serializer('multipart/related; type="application/dicom"')
+def one_part(_context: SerializationContext, value: Any) -> bytes:
+    """Send what was made up as the one object of an upload."""
+    content = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+    return body(content)
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        pytest.param(15, id="few"),
+        pytest.param(400, id="many", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
+)
+def test_no_request_that_the_description_leads_to_breaks_anything(client: Clients, examples: int) -> None:
+    app = client(api_tokens=entries(), rates=Rates(requests=10**9, failures=10**9)).app
+    description = schemathesis.openapi.from_asgi("/openapi.json", app, headers=bearer("administrator"))
+    asked = set()
+    for operation in (result.ok() for result in description.get_all_operations()):
+        known = {"path_parameters": {"study_instance_uid": UID}} if "{study" in operation.path else {}
+        for requests in (
+            operation.as_strategy(GenerationMode.POSITIVE),
+            operation.as_strategy(GenerationMode.NEGATIVE),
+            operation.as_strategy(GenerationMode.POSITIVE, **known),
+        ):
+
+            @seed(1)
+            @settings(
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=requests)
+            def ask(case: Case) -> None:
+                upload = {"Content-Type": MEDIA_TYPE} if case.media_type else {}
+                answer = case.call(headers={**bearer("administrator"), **upload})
+                asked.add((case.operation.label, answer.status_code))
+                served = answer.status_code < 500 or (case.operation.path, answer.status_code) == _SAYS_SO
+                assert served, case.as_curl_command()
+
+            # What takes no parameter cannot be asked wrongly.
+            with suppress(Unsatisfiable):
+                ask()
+    assert {label for label, _ in asked} == {
+        f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods
+    }
+    assert ("POST /api/studies/{study_instance_uid}/retry", 200) in asked
