@@ -30,6 +30,7 @@ from service.core.settlement import settle
 from service.core.spool import Spool, data_set_digest
 from service.core.states import InstanceState, StudyState
 from service.core.tables import Instance, Study, Subject
+from service.core.terms import MODALITIES, PRESENTATION_INTENTS, VIEW_POSITIONS, term
 
 _STATE = {
     Eligibility.CANDIDATE: InstanceState.RECEIVED,
@@ -199,10 +200,10 @@ class Intake:
             size=size,
             spool_path=None if verdict.eligibility is Eligibility.IGNORED else kept,
             calling_ae_title=calling_ae_title[:16],
-            modality=header.modality[:16],
-            view_position=header.view_position[:16],
-            presentation_intent_type=header.presentation_intent_type[:16],
-            acquired_at=header.acquired_at[:64],
+            modality=term(header.modality, MODALITIES),
+            view_position=term(header.view_position, VIEW_POSITIONS),
+            presentation_intent_type=term(header.presentation_intent_type, PRESENTATION_INTENTS),
+            acquired_at=header.acquired_at,
             patient_age_years=header.patient_age_years,
             says_chest=says_chest(header),
         )
