@@ -56,7 +56,7 @@ def configure(role: str) -> None:
 
 
 def protect_patients() -> None:
-    """Drop what the DICOM libraries say, at any level and as warnings: they repeat values of attributes.
+    """Drop what libraries say that repeat values of attributes or rows, at any level and as warnings.
 
     Tracebacks are plain from the first line on, and hold no words but our own: a rich one prints local
     variables, whole data sets too.
@@ -73,7 +73,7 @@ def protect_patients() -> None:
     threading.excepthook = lambda told: _ended(told.exc_type, told.exc_value, told.exc_traceback)
     sys.unraisablehook = lambda told: _ended(told.exc_type, told.exc_value, told.exc_traceback)
     warnings.showwarning = _warned
-    for name in ("pynetdicom", "pydicom", "highdicom"):
+    for name in ("pynetdicom", "pydicom", "highdicom", "sqlalchemy.engine", "httpcore"):
         # Not by level: pydicom sets its own again when it is imported.
         logger = logging.getLogger(name)
         logger.propagate = False

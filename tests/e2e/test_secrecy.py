@@ -37,8 +37,8 @@ _PATIENCE = 90.0
 # Every logger says everything, pydicom's too, and every warning is shown.
 _AT_ITS_LOWEST = """
 import logging, warnings
-logging.Logger.getEffectiveLevel = lambda self: 1
-logging.Logger.isEnabledFor = lambda self, level: True
+logging.Logger.getEffectiveLevel = lambda self: logging.DEBUG
+logging.Logger.isEnabledFor = lambda self, level: level >= logging.DEBUG
 warnings.simplefilter("always")
 import pydicom.config
 pydicom.config.debug(True, default_handler=False)
