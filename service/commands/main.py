@@ -1,5 +1,6 @@
 """`hilum`: the command line. Each command imports its role only when it is called."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -203,6 +204,8 @@ def token(
 def main() -> None:
     """Run the command line; what Hilum raises on purpose ends as one line on stderr."""
     logs.protect_patients()
+    # Whatever is written, by Redis and libraries too, is for this user alone.
+    os.umask(0o077)
     try:
         app()
     except HilumError as fault:

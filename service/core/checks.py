@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -101,7 +102,10 @@ def data_folder(settings: Settings) -> Check:
             f"{free:,} bytes free in {spool.root}",
             "Free space, or lower HILUM_MIN_FREE_BYTES",
         )
-    return Check(check.name, True, f"{spool.root}, {free / 1e9:,.0f} GB free")
+    seen = f"{spool.root}, {free / 1e9:,.0f} GB free"
+    if others := spool.root.stat().st_mode & stat.S_IRWXO:
+        seen += ", open to every user of this machine"
+    return Check(check.name, True, seen, f"chmod o-rwx {spool.root}", warns=bool(others))
 
 
 def _writable(settings: Settings) -> Check:

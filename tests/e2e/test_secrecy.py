@@ -9,6 +9,7 @@ import base64
 import os
 import re
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -173,6 +174,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         archive.add_supported_context(sop_class, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"])
     refusing = archive.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, refuses)])
     assert refusing is not None
+    # The worst that a shell or a service manager can start it with.
+    before = os.umask(0)
     words = http(400, f"{CANARY}^Yellow is not welcome".encode(), f"text/{CANARY}", f"X-Patient: {CANARY}")
     with (
         Orthanc() as pacs,
@@ -185,6 +188,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
             min_free_bytes=0,
         ) as gateway,
     ):
+        os.umask(before)
         good = film("good")
         held = [film("held-1", study="held"), film("held-2", study="held", number=2)]
         odd = [film(f"odd-{keyword}", **{keyword: value}) for keyword, value in _ODD.items()]
@@ -205,6 +209,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
             == 0
         )
         assert post(gateway.http_url, body(damaged.read_bytes())).status_code in (200, 409)
+        program = b"MZ".ljust(128) + factories.write(film("program"), folder).read_bytes()[128:]
+        assert post(gateway.http_url, body(program)).status_code == 200
         assert post(gateway.http_url, body(CANARY.encode() * 100, paths[0].read_bytes())).status_code == 202
         assert post(gateway.http_url, body(paths[0].read_bytes()), study=CANARY).status_code == 400
         gateway.wait_for_state(held[0].StudyInstanceUID, "held", _PATIENCE)
@@ -286,3 +292,19 @@ def test_no_command_line_and_no_environment_names_anybody(lived: Gateway) -> Non
     assert len(processes) > 8
     for process in processes:
         assert canaries(repr((process.cmdline(), process.environ())).encode()) == []
+
+
+def test_files_are_their_owner_s_alone_whatever_the_umask(lived: Gateway) -> None:
+    socket = Path((lived.data_dir / "redis" / "socket").read_text())
+    found = [lived.data_dir, *lived.data_dir.rglob("*"), socket.parent, socket]
+    kinds = {path.name if path.parent == lived.data_dir else path.suffix for path in found}
+    assert {".dcm", ".npy", ".aof", ".sock", "ledger.sqlite3", "ledger.sqlite3-wal", "up.lock"} <= kinds
+    open_to_others = {path: oct(path.stat().st_mode) for path in found if path.stat().st_mode & 0o077}
+    assert open_to_others == {}
+    assert not [path for path in found if path.is_file() and path.stat().st_mode & stat.S_IXUSR]
+
+
+def test_no_file_that_is_kept_or_made_has_anything_in_its_preamble(lived: Gateway) -> None:
+    files = [path for folder in ("spool", "reports") for path in (lived.data_dir / folder).rglob("*.dcm")]
+    assert len(files) > 10
+    assert {path.read_bytes()[:132] for path in files} == {bytes(128) + b"DICM"}
