@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from service.api import schemas, status
 from service.api.metrics import registry
 from service.api.stow import Bounds, stow_routes
+from service.core.audit import Audit
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
 from service.core.retry import retry_study
@@ -34,23 +36,9 @@ _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None) -> FastAPI:
     """Return the application; everything but `/healthz` and `/readyz` asks who is there."""
     app = FastAPI(title="Hilum", version=version("hilum"), description=_DESCRIPTION, openapi_url=None)
-    bearer = HTTPBearer(auto_error=False)
+    audit = Audit(settings, "api")
 
-    def identify(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-    ) -> Token | None:
-        """Return whose token was shown. Without tokens the API serves this machine alone, by its own name."""
-        if not settings.api_tokens:
-            if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-                raise HTTPException(403, "another site's page asks nothing of this machine")
-            if request.headers.get("host", "").rsplit(":", 1)[0] not in _LOOPBACK_HOSTS:
-                raise HTTPException(403, "without HILUM_API_TOKENS only http://127.0.0.1 is answered")
-            return None
-        shown = hashlib.sha256((credentials.credentials if credentials else "").encode()).hexdigest()
-        for token in settings.api_tokens:
-            if hmac.compare_digest(token.sha256, shown):
-                return token
-        raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+    identify = _identify(settings, audit)
 
     def may_act(token: Annotated[Token | None, Depends(identify)]) -> Token | None:
         if token is not None and token.role == "viewer":
@@ -135,5 +123,35 @@ def create_app(settings: Settings, ledger: Ledger, bounds: Bounds | None = None)
             retry_study(session, found, as_built=as_built)
         return {"status": "retried"}
 
-    app.include_router(stow_routes(settings, ledger, may_act, bounds or Bounds()))
+    app.include_router(stow_routes(settings, ledger, audit, may_act, bounds or Bounds()))
     return app
+
+
+def _identify(settings: Settings, audit: Audit) -> Callable[..., Token | None]:
+    """Return the dependency that says who asks."""
+    bearer = HTTPBearer(auto_error=False)
+
+    def identify(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    ) -> Token | None:
+        """Return whose token was shown. Without tokens the API serves this machine alone, by its own name."""
+        if not settings.api_tokens:
+            if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+                raise HTTPException(403, "another site's page asks nothing of this machine")
+            if request.headers.get("host", "").rsplit(":", 1)[0] not in _LOOPBACK_HOSTS:
+                raise HTTPException(403, "without HILUM_API_TOKENS only http://127.0.0.1 is answered")
+            return None
+        shown = hashlib.sha256((credentials.credentials if credentials else "").encode()).hexdigest()
+        for token in settings.api_tokens:
+            if hmac.compare_digest(token.sha256, shown):
+                audit.login(token.name, _address(request))
+                return token
+        if credentials is not None:
+            audit.login_failed(_address(request), "no such token")
+        raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+
+    return identify
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.multipart import MultipartReader, media_type
 from service.api.upload import Upload
+from service.core.audit import Audit
 from service.core.errors import HilumError, InvalidUID
 from service.core.identifiers import checked_uid
 from service.core.ledger import Ledger
@@ -66,7 +67,7 @@ class Bounds:
 
 
 def stow_routes(
-    settings: Settings, ledger: Ledger, may_store: Callable[..., Token | None], bounds: Bounds
+    settings: Settings, ledger: Ledger, audit: Audit, may_store: Callable[..., Token | None], bounds: Bounds
 ) -> APIRouter:
     """Return the routes of the Studies Service's store transaction."""
     spool = Spool(settings.data_dir)
@@ -82,7 +83,8 @@ def stow_routes(
             raise HTTPException(503, "too many uploads at once (HILUM_MAX_UPLOADS)", _BUSY)
         async with slots:
             sender = token.name if token else "STOW-RS"
-            upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts)
+            transfer = audit.receiving(sender, request.client.host if request.client else "")
+            upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts, transfer)
             reader = MultipartReader(boundary, upload)
             broken: HilumError | None = None
             at_work = threading.Lock()
@@ -110,6 +112,7 @@ def stow_routes(
                 # A server that is stopped cancels this task, not the thread that is at work for it.
                 if at_work.acquire(blocking=False):
                     upload.abandon()
+                    await to_thread.run_sync(transfer.write, limiter=threads)
             return _answer(upload, broken)
 
     @router.post("/studies", responses=_RESPONSES, openapi_extra=_OPENAPI, response_class=Response)
