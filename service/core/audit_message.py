@@ -178,7 +178,7 @@ def _object(root: Element, item: Object) -> None:
     # The schema wants a name or a query; where there is none to tell, it is empty.
     SubElement(element, "ParticipantObjectName").text = _clean(item.name)
     if item.alert:
-        coded = b64encode(item.alert.encode()).decode("ascii")
+        coded = b64encode(_clean(item.alert).encode()).decode("ascii")
         SubElement(element, "ParticipantObjectDetail", type="Alert Description", value=coded)
     if item.sop_classes:
         described = SubElement(element, "ParticipantObjectDescription")

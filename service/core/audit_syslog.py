@@ -1,8 +1,8 @@
 """The audit trail's way to a syslog server: TLS (RFC 5425), the messages of IHE ITI-20 in RFC 5424.
 
 The trail is the outbox, and a place in it tells what was sent. Syslog itself answers nothing: so each batch
-goes over a connection of its own, and the server that closes its end after ours says by that that it has
-read up to there. What is in doubt is sent again, under the same `sequenceId` (RFC 5424 7.3.1).
+goes over a connection of its own, and a server that closes its end in answer to ours says by that that it
+has read up to there. What is in doubt is sent again, under the same `sequenceId` (RFC 5424 7.3.1).
 """
 
 import re
@@ -21,6 +21,7 @@ from service.core.settings import Settings
 
 _BATCH = 500
 _SECONDS = 10.0
+_REFUSAL_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 # RFC 5424 6.2.1: facility 10, security and authorization; severity 5, notice, and 4, warning.
@@ -127,15 +128,22 @@ def framed(record: Record) -> bytes:
 
 
 def _end(secured: ssl.SSLSocket) -> None:
-    """Say that there is no more, and return when the server has closed in its turn.
+    """Say that there is no more, and return when the server has closed in its turn, with everything read.
+
+    rsyslog ends its stream without the close_notify of RFC 5425 4.4, and so it does, at once, with who shows
+    a certificate that it does not know. So an end counts only when it is the answer to ours.
 
     Raises
     ------
     OSError
-        When it closes by a reset: something of what was sent may not have been read.
+        When it ends before, with a reset (something is unread), or not at all.
     """
-    with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        # TLS's own end, and the server's, or the mere end of its stream when it says none.
+    secured.settimeout(_REFUSAL_SECONDS)
+    with suppress(TimeoutError):
+        if not secured.recv(1):
+            raise ConnectionAbortedError("it closed the connection: does it know our certificate?")
+    secured.settimeout(_SECONDS)
+    with suppress(ssl.SSLEOFError):
         secured.unwrap().close()
 
 
