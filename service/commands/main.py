@@ -190,6 +190,23 @@ def retry(
     raise typer.Exit(run(load(), study_instance_uids, as_built=as_built))
 
 
+audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
+
+@audit.command("verify")
+def audit_verify(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A copy of a trail; without it that of the data folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether the audit trail is whole, and where it is not."""
+    from service.commands.audit import verify
+
+    raise typer.Exit(verify(load(), folder, as_json))
+
+
 @app.command()
 def token(
     name: Annotated[str, typer.Argument(help="Who will use it.")],

@@ -100,7 +100,7 @@ class Intake:
             with suppress(OSError):  # where nothing can be removed it is swept later
                 arrival.path.unlink(missing_ok=True)
         if transfer is not None:
-            transfer.add_received(header, Action.CREATE if outcome is Outcome.STORED else Action.READ)
+            transfer.add_received(header, Action.READ if outcome is Outcome.DUPLICATE else Action.CREATE)
         return outcome
 
     def _take(self, header: Header, arrival: Arrival) -> Outcome:

@@ -11,13 +11,14 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from lxml import etree
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -26,7 +27,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     SecondaryCaptureImageStorage,
 )
 
-from tests import factories
+from tests import audit_trail, factories
 from tests.faults.web import OddServer, body, http, post
 from tests.servers import Gateway, Orthanc, eventually
 
@@ -165,10 +166,9 @@ def refuses(event: Any) -> Dataset:
     return status
 
 
-@pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """The gateway after all that can happen to a patient."""
-    folder = tmp_path_factory.mktemp("films")
+@contextmanager
+def lived_through(folder: Path) -> Iterator[Gateway]:
+    """Give the gateway after all that can happen to a patient."""
     archive = AE("REFUSES")
     for sop_class in (Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage):
         archive.add_supported_context(sop_class, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"])
@@ -179,7 +179,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     words = http(400, f"{CANARY}^Yellow is not welcome".encode(), f"text/{CANARY}", f"X-Patient: {CANARY}")
     with (
         Orthanc() as pacs,
-        OddServer(*[words] * 50) as web,
+        OddServer(*[words] * 5000) as web,
         AtItsLowest(
             destinations=f"PACS={pacs.destination},REFUSES=dicom://REFUSES@127.0.0.1:"
             f"{refusing.server_address[1]},WEB={web.url}",
@@ -238,7 +238,7 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert not canaries(b"a good line, 2022-03-18, canar")
 
 
-def test_no_process_says_whose_films_it_has(lived: Gateway) -> None:
+def no_process_says_whose_films_it_has(lived: Gateway) -> None:
     log = lived.log()
     assert "receive.refused" in log
     assert "association.rejected" in log
@@ -246,7 +246,7 @@ def test_no_process_says_whose_films_it_has(lived: Gateway) -> None:
     assert canaries(log.encode()) == []
 
 
-def test_no_page_of_the_api_says_whose_films_it_has(lived: Gateway) -> None:
+def no_page_of_the_api_says_whose_films_it_has(lived: Gateway) -> None:
     listed = httpx.get(f"{lived.http_url}/openapi.json").json()
     studies = [item["study_instance_uid"] for item in lived.studies()]
     asked = []
@@ -258,14 +258,14 @@ def test_no_page_of_the_api_says_whose_films_it_has(lived: Gateway) -> None:
         assert canaries(httpx.get(lived.http_url + path, timeout=30).content) == [], path
 
 
-def test_redis_and_the_messages_in_it_name_nobody(lived: Gateway) -> None:
+def redis_and_the_messages_in_it_name_nobody(lived: Gateway) -> None:
     files = [path for path in (lived.data_dir / "redis").rglob("*") if path.is_file()]
     written = b"".join(path.read_bytes() for path in files)
     assert b"hilum.report" in written, "the append-only file holds every message that there was"
     assert canaries(written) == []
 
 
-def test_the_ledger_names_patients_in_one_table_only(lived: Gateway) -> None:
+def the_ledger_names_patients_in_one_table_only(lived: Gateway) -> None:
     with closing(sqlite3.connect(f"file:{lived.data_dir}/ledger.sqlite3?mode=ro", uri=True)) as ledger:
         tables = [name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert len(tables) > 10
@@ -277,24 +277,41 @@ def test_the_ledger_names_patients_in_one_table_only(lived: Gateway) -> None:
     assert {name: seen for name, seen in found.items() if seen} == {}
 
 
-def test_files_name_nobody_and_only_what_is_meant_to_holds_a_patient(lived: Gateway) -> None:
+def files_name_nobody_and_only_what_is_meant_to_holds_a_patient(lived: Gateway) -> None:
     holding = set()
     for path in lived.data_dir.rglob("*"):
         relative = path.relative_to(lived.data_dir)
         assert canaries(str(relative).encode()) == []
         if path.is_file() and canaries(path.read_bytes()):
             holding.add(relative.parts[0].removesuffix("-wal"))
-    assert holding == {"spool", "reports", "ledger.sqlite3"}
+    assert holding == {"spool", "reports", "ledger.sqlite3", "audit"}
 
 
-def test_no_command_line_and_no_environment_names_anybody(lived: Gateway) -> None:
+def the_audit_trail_is_whole_and_names_patients_by_id_alone(lived: Gateway) -> None:
+    told = audit_trail.messages(lived.data_dir)
+    assert {audit_trail.event(item)[0] for item in told} == {"110100", "110104", "110113"}
+    started = {
+        audit_trail.role(item, "110150").get("UserName")
+        for item in told
+        if audit_trail.event(item)[1] == "110120"
+    }
+    pools = {f"hilum worker {queue}" for queue in ("decode", "infer", "report", "deliver")}
+    assert started == {"hilum listener", "hilum api", "hilum scheduler"} | pools
+    for item in told:
+        for patient in item.xpath("ParticipantObjectIdentification[@ParticipantObjectTypeCode='1']"):
+            patient.getparent().remove(patient)
+        assert canaries(etree.tostring(item)) == []
+    assert lived.run("audit", "verify").returncode == 0
+
+
+def no_command_line_and_no_environment_names_anybody(lived: Gateway) -> None:
     processes = [psutil.Process(pid) for pids in lived.pids().values() for pid in pids]
     assert len(processes) > 8
     for process in processes:
         assert canaries(repr((process.cmdline(), process.environ())).encode()) == []
 
 
-def test_files_are_their_owner_s_alone_whatever_the_umask(lived: Gateway) -> None:
+def files_are_their_owner_s_alone_whatever_the_umask(lived: Gateway) -> None:
     socket = Path((lived.data_dir / "redis" / "socket").read_text())
     found = [lived.data_dir, *lived.data_dir.rglob("*"), socket.parent, socket]
     kinds = {path.name if path.parent == lived.data_dir else path.suffix for path in found}
@@ -304,7 +321,29 @@ def test_files_are_their_owner_s_alone_whatever_the_umask(lived: Gateway) -> Non
     assert not [path for path in found if path.is_file() and path.stat().st_mode & stat.S_IXUSR]
 
 
-def test_no_file_that_is_kept_or_made_has_anything_in_its_preamble(lived: Gateway) -> None:
+def no_file_that_is_kept_or_made_has_anything_in_its_preamble(lived: Gateway) -> None:
     files = [path for folder in ("spool", "reports") for path in (lived.data_dir / folder).rglob("*.dcm")]
     assert len(files) > 10
     assert {path.read_bytes()[:132] for path in files} == {bytes(128) + b"DICM"}
+
+
+def test_a_patient_of_canaries_is_found_nowhere_but_where_patients_may_be(tmp_path: Path) -> None:
+    """One test, since all of it looks at one gateway that takes its time."""
+    broken = []
+    with lived_through(tmp_path) as lived:
+        for check in (
+            no_process_says_whose_films_it_has,
+            no_page_of_the_api_says_whose_films_it_has,
+            redis_and_the_messages_in_it_name_nobody,
+            the_ledger_names_patients_in_one_table_only,
+            files_name_nobody_and_only_what_is_meant_to_holds_a_patient,
+            the_audit_trail_is_whole_and_names_patients_by_id_alone,
+            no_command_line_and_no_environment_names_anybody,
+            files_are_their_owner_s_alone_whatever_the_umask,
+            no_file_that_is_kept_or_made_has_anything_in_its_preamble,
+        ):
+            try:
+                check(lived)
+            except AssertionError as fault:
+                broken.append(f"{check.__name__}: {fault}")
+    assert broken == []
