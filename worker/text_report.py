@@ -10,7 +10,7 @@
 
     Radiology Note                                  when no image was analysed
     ├── language, observer (device), procedure
-    ├── Conclusions                                 NOT ANALYSED, and that this is no normal finding
+    ├── Conclusions                                 NOT ANALYSED, which does not mean normal
     └── Current Procedure Descriptions              why, for each image; the network
 
 The note has another title than the report: a (18748-4, LN, "Diagnostic Imaging Report") is what a reader
@@ -44,7 +44,7 @@ SERIES_NUMBER = 9003
 SERIES_DESCRIPTION = "AI Pneumonia text, not for diagnosis"
 NOTE_SERIES_NUMBER = 9004
 # A viewer cuts it after some 22 letters (OHIF 3.12).
-NOTE_SERIES_DESCRIPTION = "AI: NOT ANALYSED (pneumonia), no normal finding"
+NOTE_SERIES_DESCRIPTION = "AI: NOT ANALYSED (pneumonia), does not mean normal"
 
 _LANGUAGE = Code("en-US", "RFC5646", "English (United States)")
 
@@ -102,8 +102,8 @@ def _sections(
 ) -> list[ContainerContentItem]:
     conclusion, analysed = context.conclusion, sum(image.analysed for image in images)
     said = wording.conclusion(conclusion, analysed, len(images), context.revision)
-    # The first of the comments is part of the conclusion.
-    conclusions = [_text(codes.CONCLUSION, text) for text in (said, *wording.comments(conclusion)[1:])]
+    # The first two of the comments are part of the conclusion.
+    conclusions = [_text(codes.CONCLUSION, text) for text in (said, *wording.comments(conclusion)[2:])]
     return [
         _section(codes.CONCLUSIONS, conclusions),
         _section(codes.FINDINGS, list(_told(images, headers, codes.FINDING))),

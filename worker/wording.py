@@ -6,7 +6,9 @@ from service.core.results import Finding, ModelIdentity, Result
 
 RESEARCH_USE_ONLY = "Research use only, not for diagnosis."
 NOT_FOR_PRIMARY_DIAGNOSIS = "AI result, not for primary diagnosis. Research use only."
-NOT_ASSESSED = "The AI did not assess this study. That is no normal finding: it says nothing about pneumonia."
+NOT_ASSESSED = (
+    "The AI did not assess this study. This does not mean that it is normal: nothing is said about pneumonia."
+)
 UNVERIFIED = "Preliminary: no physician has verified it."
 COLOUR = "Colour: class activation relative to this film's own maximum, half transparent"
 RULE = "The study is what its most suspicious image is (present before indeterminate before absent)."
@@ -48,18 +50,18 @@ def verdict(result: Result) -> str:
 def comments(result: Result, revision: int = 1) -> list[str]:
     """Return what is said of one result, a sentence or two a line: viewers cut long lines off.
 
-    First what it replaces, the verdict and what it may be used for; then the pattern and each stated limit.
+    First what it replaces and the verdict, then what it may be used for, the pattern and each stated limit.
     """
-    lines = [f"{_replaces(revision)}{verdict(result)}. {RESEARCH_USE_ONLY}"]
+    lines = [f"{_replaces(revision)}{verdict(result)}.", RESEARCH_USE_ONLY]
     if result.pattern:
         lines.append(f"Pattern: {pattern(result.pattern)}")
     return [*lines, *map(limit, result.flags)]
 
 
 def conclusion(result: Result, analysed: int, total: int, revision: int = 1) -> str:
-    """Return the study's conclusion: its first comment, how many images it rests on, the rule."""
+    """Return the study's conclusion: its first two comments, how many images it rests on, the rule."""
     rule = f" {RULE}" if analysed > 1 else ""
-    return f"{comments(result, revision)[0]} {images_analysed(analysed, total)}{rule}"
+    return f"{' '.join(comments(result, revision)[:2])} {images_analysed(analysed, total)}{rule}"
 
 
 def images_analysed(analysed: int, total: int) -> str:

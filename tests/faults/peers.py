@@ -1,16 +1,14 @@
 """Peers that a DICOM library would not let one be: PDUs by hand over a plain socket, sent as one likes."""
 
-import socket
-import ssl
 import struct
-import time
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Self
 
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from tests.faults.door import PlainPeer
 
 ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RP, ABORT = 0x02, 0x03, 0x04, 0x06, 0x07
 RELEASE_RQ = bytes.fromhex("050000000004 00000000")
@@ -18,23 +16,8 @@ DX = DigitalXRayImageStorageForPresentation
 CONTEXT_ID, ECHO_CONTEXT_ID = 1, 3
 
 
-class Peer:
-    """A requestor of associations with the listener on a port of this machine."""
-
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if tls is not None:
-            self.socket = tls.wrap_socket(self.socket)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(self, content: bytes) -> None:
-        self.socket.sendall(content)
+class Peer(PlainPeer):
+    """A requestor of associations with the listener."""
 
     def pdu(self, timeout: float = 10) -> bytes | None:
         """Return the next PDU; None when the listener has closed.
@@ -84,21 +67,6 @@ class Peer:
     def release(self) -> None:
         self.send(RELEASE_RQ)
         assert self.answer() == RELEASE_RP
-
-    def reset(self) -> None:
-        """End the connection with an RST."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def seconds_open(self, limit: float) -> float:
-        """Read whatever comes until the listener closes; return how long that took, `limit` at most."""
-        began = time.monotonic()
-        with suppress(OSError):
-            while (left := began + limit - time.monotonic()) > 0:
-                self.socket.settimeout(left)
-                if not self.socket.recv(65536):
-                    break
-        return time.monotonic() - began
 
     def _exactly(self, size: int) -> bytes:
         content = BytesIO()

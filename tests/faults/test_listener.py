@@ -3,7 +3,6 @@
 import os
 import re
 import resource
-import signal
 import ssl
 import subprocess
 import threading
@@ -27,6 +26,7 @@ from service.listener import scp
 from tests import factories
 from tests.certificates import Authority
 from tests.faults import peers
+from tests.faults.door import disk, failing_fsync
 from tests.faults.peers import ABORT, ASSOCIATE_AC, DX, Peer
 from tests.faults.site import SHORT, ListenerProcess, Site, site
 from tests.servers import eventually, executable, free_port, storescu
@@ -496,16 +496,9 @@ def test_a_listener_killed_in_the_middle_of_an_object_leaves_nothing_of_it(
 @pytest.mark.fault(14)
 def test_a_full_disk_is_out_of_resources_until_there_is_room(tmp_path: Path, film: tuple[str, bytes]) -> None:
     """Needs root and the right to mount, as in CI."""
-    data = tmp_path / "site" / "data"
-    data.mkdir(parents=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(data)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
+    ledger = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    with disk(tmp_path, "-o", "size=1m") as data:
         (data / "fill").write_bytes(bytes(1_000_000))
-        ledger = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
         with site(tmp_path, database_url=ledger) as running, running.peer() as peer:
             assert peer.store(*film) == 0xA700
             assert not running.incoming
@@ -513,8 +506,6 @@ def test_a_full_disk_is_out_of_resources_until_there_is_room(tmp_path: Path, fil
             (data / "fill").unlink()
             assert peer.store(*film) == 0x0000
             assert len(running.rows()) == 1
-    finally:
-        subprocess.run(["umount", "-l", str(data)], check=True)
 
 
 @pytest.mark.fault(15)
@@ -522,24 +513,19 @@ def test_a_disk_mounted_read_only_is_out_of_resources_until_it_can_be_written(
     tmp_path: Path, film: tuple[str, bytes]
 ) -> None:
     """Needs root and the right to mount, as in CI."""
-    data = tmp_path / "site" / "data"
-    data.mkdir(parents=True)
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "tmpfs", str(data)], check=False, capture_output=True
-    ).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
-        ledger = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
-        with site(tmp_path, database_url=ledger) as running, running.peer() as peer:
-            subprocess.run(["mount", "-o", "remount,ro", str(data)], check=True)
-            assert peer.store(*film) == 0xA700
-            assert peer.store(*film) == 0xA700
-            assert not running.rows()
-            subprocess.run(["mount", "-o", "remount,rw", str(data)], check=True)
-            assert peer.store(*film) == 0x0000
-            assert len(running.rows()) == 1
-    finally:
-        subprocess.run(["umount", "-l", str(data)], check=True)
+    ledger = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    with (
+        disk(tmp_path) as data,
+        site(tmp_path, database_url=ledger) as running,
+        running.peer() as peer,
+    ):
+        subprocess.run(["mount", "-o", "remount,ro", str(data)], check=True)
+        assert peer.store(*film) == 0xA700
+        assert peer.store(*film) == 0xA700
+        assert not running.rows()
+        subprocess.run(["mount", "-o", "remount,rw", str(data)], check=True)
+        assert peer.store(*film) == 0x0000
+        assert len(running.rows()) == 1
 
 
 @pytest.mark.fault(15)
@@ -547,23 +533,10 @@ def test_a_disk_whose_fsync_fails_is_out_of_resources(film: tuple[str, bytes]) -
     """Needs the right to trace, as root has in CI."""
     with ListenerProcess() as gateway, Peer(gateway.dimse_port) as peer:
         peer.associate()
-        tracer = subprocess.Popen(
-            [
-                *(executable("strace", "strace"), "-f", "-qq", "-e", "trace=fsync"),
-                *("-e", "inject=fsync:error=EIO", "-o", os.devnull, "-p", str(gateway.itself.pid)),
-            ],
-            stderr=subprocess.PIPE,
-        )
-        try:
-            status = Path(f"/proc/{gateway.itself.pid}/status")
-            eventually(lambda: f"TracerPid:\t{tracer.pid}\n" in status.read_text() or tracer.poll())
-            if tracer.poll() is not None:
-                pytest.skip("tracing another process is not allowed here")
+        with failing_fsync(gateway.itself):
             assert peer.store(*film) == 0xA700
-        finally:
-            tracer.send_signal(signal.SIGINT)
-            tracer.communicate(timeout=10)
         assert not gateway.incoming
+        assert not gateway.spooled
         assert peer.store(*film) == 0x0000
 
 

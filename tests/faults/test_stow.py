@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import subprocess
 import threading
 import time
 import zlib
@@ -25,6 +24,7 @@ from service.api.stow import Bounds
 from service.core.tables import Event
 from tests import factories
 from tests.faults import peers
+from tests.faults.door import disk, failing_fsync
 from tests.faults.site import site
 from tests.faults.web import (
     BETWEEN_REQUESTS,
@@ -432,14 +432,7 @@ def test_a_nearly_full_disk_is_out_of_resources(tmp_path: Path, content: bytes) 
 
 def test_a_full_disk_is_out_of_resources_until_there_is_room(tmp_path: Path, content: bytes) -> None:
     """Needs root and the right to mount, as in CI."""
-    data = tmp_path / "site" / "data"
-    data.mkdir(parents=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(data)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
+    with disk(tmp_path, "-o", "size=1m") as data:
         (data / "fill").write_bytes(bytes(1_000_000))
         with web(tmp_path, database_url=f"sqlite:///{tmp_path / 'ledger.sqlite3'}") as running:
             for _ in range(2):
@@ -449,8 +442,18 @@ def test_a_full_disk_is_out_of_resources_until_there_is_room(tmp_path: Path, con
             (data / "fill").unlink()
             assert running.post(body(content)).status_code == 200
             assert len(running.rows()) == 1
-    finally:
-        subprocess.run(["umount", "-l", str(data)], check=True)
+
+
+@pytest.mark.fault(15)
+def test_a_disk_whose_fsync_fails_stores_nothing_of_an_upload(content: bytes) -> None:
+    """Needs the right to trace, as root has in CI."""
+    with ApiProcess() as api:
+        with failing_fsync(api.itself):
+            answer = api.post(body(content))
+            assert (answer.status_code, reasons(answer)) == (503, [0xA700])
+        assert not api.incoming
+        assert not api.spooled
+        assert api.post(body(content)).status_code == 200
 
 
 def test_an_upload_too_many_is_put_off_and_taken_later(tmp_path: Path, content: bytes) -> None:

@@ -3,28 +3,21 @@
 import json
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
-import psutil
 import uvicorn
-from sqlalchemy import select
 
 from service.api.app import create_app
 from service.api.server import BoundedProtocol
 from service.api.stow import Bounds
-from service.core.ledger import Ledger, migrate
-from service.core.settings import Settings, load
-from service.core.spool import Spool
-from service.core.tables import Instance
-from tests.servers import Gateway, eventually, free_port
+from tests.faults.door import Door, DoorProcess, PlainPeer, ledger_for
+from tests.servers import eventually, free_port
 
 BOUNDARY = "hilum-test"
 MEDIA_TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
@@ -57,28 +50,12 @@ def stored(answer: httpx.Response) -> list[str]:
     return [item["00081155"]["Value"][0] for item in items]
 
 
-@dataclass
-class Web:
+class Web(Door):
     """An API in this process."""
-
-    settings: Settings
-    ledger: Ledger
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.http_port}"
-
-    @property
-    def incoming(self) -> list[Path]:
-        return list((self.settings.data_dir / "incoming").iterdir())
-
-    @property
-    def spooled(self) -> list[Path]:
-        return list((self.settings.data_dir / "spool").rglob("*.*"))
-
-    def rows(self) -> list[Instance]:
-        with self.ledger.read() as session:
-            return list(session.scalars(select(Instance)))
 
     def post(self, content: Any, study: str = "", **headers: str) -> httpx.Response:
         return post(self.url, content, study, **headers)
@@ -97,45 +74,34 @@ def post(url: str, content: Any, study: str = "", **headers: str) -> httpx.Respo
 @contextmanager
 def web(folder: Path, bounds: Bounds = SHORT, **settings: Any) -> Iterator[Web]:
     """Run an API with short bounds on a data folder below `folder`."""
-    given = {"data_dir": folder / "site" / "data", "min_free_bytes": 0, **settings}
-    made = load(http_port=free_port(), **given)
-    Spool(made.data_dir).make()
-    migrate(made.sqlalchemy_url)
-    ledger = Ledger(made.sqlalchemy_url)
     protocol = type("Protocol", (BoundedProtocol,), {"between_requests": BETWEEN_REQUESTS})
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(made, ledger, bounds),
-            port=made.http_port,
-            http=protocol,
-            log_config=None,
-            timeout_graceful_shutdown=1,
+    with ledger_for(folder, **{"http_port": free_port(), **settings}) as (made, ledger):
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(made, ledger, bounds),
+                port=made.http_port,
+                http=protocol,
+                log_config=None,
+                timeout_graceful_shutdown=1,
+            )
         )
-    )
-    thread = threading.Thread(target=server.run, name="uvicorn")
-    thread.start()
-    try:
-        eventually(lambda: server.started)
-        yield Web(made, ledger)
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        ledger.close()
+        thread = threading.Thread(target=server.run, name="uvicorn")
+        thread.start()
+        try:
+            eventually(lambda: server.started)
+            yield Web(made, ledger)
+        finally:
+            server.should_exit = True
+            thread.join(20)
 
 
-class ApiProcess(Gateway):
-    """`hilum api`, so that it can be killed and measured; the ledger is made first."""
+class ApiProcess(DoorProcess):
+    """`hilum api`."""
 
     name = "api"
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(command=("api",), **{"min_free_bytes": 0, **settings})
-
-    def start(self) -> Self:
-        self.choose_ports()
-        made = self.run("migrate")
-        assert made.returncode == 0, made.stderr
-        return super().start()
+        super().__init__("api", **settings)
 
     def ready(self) -> bool:
         try:
@@ -146,35 +112,9 @@ class ApiProcess(Gateway):
     def post(self, content: Any) -> httpx.Response:
         return post(self.http_url, content)
 
-    @property
-    def itself(self) -> psutil.Process:
-        assert self.process is not None
-        return psutil.Process(self.process.pid)
 
-    @property
-    def incoming(self) -> list[Path]:
-        return list((self.data_dir / "incoming").iterdir())
-
-    @property
-    def spooled(self) -> list[Path]:
-        return list((self.data_dir / "spool").rglob("*.*"))
-
-
-class WebPeer:
-    """A user agent that sends what it likes, when it likes, over a plain socket."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(self, content: bytes) -> None:
-        self.socket.sendall(content)
+class WebPeer(PlainPeer):
+    """A user agent that sends what it likes, when it likes."""
 
     def head(self, length: int, *headers: str) -> bytes:
         """Return the head of a store request whose body is `length` bytes long."""
@@ -200,21 +140,6 @@ class WebPeer:
             while b"\r\n\r\n" not in content and (more := self.socket.recv(65536)):
                 content += more
         return int(content.split(b" ", 2)[1]) if content.startswith(b"HTTP/1.1 ") else 0
-
-    def reset(self) -> None:
-        """End the connection with an RST."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def seconds_open(self, limit: float) -> float:
-        """Read whatever comes until the server closes; return how long that took, `limit` at most."""
-        began = time.monotonic()
-        with suppress(OSError):
-            while (left := began + limit - time.monotonic()) > 0:
-                self.socket.settimeout(left)
-                if not self.socket.recv(65536):
-                    break
-        return time.monotonic() - began
 
 
 class OddServer:

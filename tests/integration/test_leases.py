@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from service.core import leases
-from service.core.leases import DECODE, claim, claim_in_turn, free_left_behind, owner
+from service.core.errors import LeaseLost
+from service.core.leases import DECODE, claim, claim_in_turn, free_left_behind, held, owner, release
 from service.core.ledger import Ledger, migrate, now
 from service.core.settings import load
 from service.core.tables import Instance
@@ -74,3 +76,37 @@ def test_what_a_dead_process_of_this_worker_held_comes_back_at_once(context: Con
     assert rows[dead.row_id].ready_at > now(), "what kills its process does not do so without a pause"
     for kept in (mine, elsewhere, finished):
         assert rows[kept.row_id].lease_until is not None
+
+
+def row(ledger: Ledger, row_id: int) -> Instance:
+    with ledger.read() as session:
+        return session.get_one(Instance, row_id)
+
+
+def test_a_result_that_is_not_committed_keeps_its_lease(context: Context) -> None:
+    (lease,) = claim(context.ledger, DECODE, 1)
+    with suppress(ZeroDivisionError), context.ledger.write() as session:
+        held(session, lease)[0].state = "decoded"
+        session.flush()
+        raise ZeroDivisionError
+    kept = row(context.ledger, lease.row_id)
+    assert kept.state == "received"
+    assert kept.lease_until is not None
+    with context.ledger.write() as session:
+        held(session, lease)[0].state = "decoded"
+    assert row(context.ledger, lease.row_id).lease_until is None
+
+
+def test_work_that_has_ended_or_is_another_s_is_not_given_back(context: Context) -> None:
+    ended, taken, gone = claim(context.ledger, DECODE, 3)
+    with context.ledger.write() as session:
+        held(session, ended)[0].state = "decoded"
+        session.execute(delete(Instance).where(Instance.id == gone.row_id))
+    set_row(context.ledger, taken.row_id, lease_token=taken.token + 1)
+    for lease in (ended, taken, gone):
+        release(context.ledger, lease, "too late", 60)
+        with pytest.raises(LeaseLost), context.ledger.write() as session:
+            held(session, lease)
+    assert row(context.ledger, ended.row_id).last_error is None
+    assert row(context.ledger, taken.row_id).last_error is None
+    assert row(context.ledger, taken.row_id).lease_until is not None

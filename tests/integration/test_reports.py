@@ -22,8 +22,8 @@ from service.core.completion import conclude_due_studies
 from service.core.ledger import migrate, now
 from service.core.retry import retry_study
 from service.core.settings import load
-from service.core.states import DeliveryState, RevisionState, StudyState
-from service.core.tables import Event, Outbox, Refusal, Report, Revision, Study
+from service.core.states import DeliveryState, InstanceState, RevisionState, StudyState
+from service.core.tables import Event, Instance, Outbox, Refusal, Report, Revision, Study
 from tests import factories
 from tests.pipeline import film, hurry, receive, reports, says, send_all, study, work
 from tests.servers import StoreScp
@@ -638,6 +638,26 @@ def test_what_was_never_delivered_is_neither_rejected_nor_sent_any_more(context:
         work(context)
     assert outbox(context) == {("sr", 1): "withdrawn", ("sr", 2): "pending"}
     assert outbox(context, "PLAIN") == {("sr", 1): "pending", ("sr", 2): "pending"}
+
+
+def test_a_note_that_was_withdrawn_has_rejected_nothing(context: Context, pacs: StoreScp) -> None:
+    goes_to(context, {"url": pacs.destination, "objects": ["sr", "rejection"]})
+    receive(context, film(1, study="s"))
+    work(context)
+    send_all(context, 1)
+    receive(context, film(2, study="s"))
+    work(context)
+    assert outbox(context)[("rejection", 2)] == "pending"
+    # Two patients: what waits is not sent any more.
+    receive(context, factories.lateral_film(3, study="s", PatientID="B", **_SMALL))
+    conclude_due_studies(context.ledger)
+    assert outbox(context)[("rejection", 2)] == "withdrawn"
+    with context.ledger.write() as session:
+        stranger = select(Instance).order_by(Instance.id.desc()).limit(1)
+        session.scalars(stranger).one().state = InstanceState.REJECTED
+    receive(context, film(4, study="s"))
+    work(context)
+    assert rejected(read(context, "rejection", 3)) == {read(context, "sr").SOPInstanceUID}
 
 
 def test_a_rejection_note_waits_for_a_delivery_under_way(context: Context) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import ViewportSize
 from pydicom import Dataset
 
 from service.core.identifiers import derived_uid
@@ -29,6 +30,8 @@ Open = Callable[..., Study]
 _SR = "AI Pneumonia result"
 _HEATMAP = "AI Pneumonia heatmap"
 _NOTE = "AI: NOT ANALYSED"
+# A screen that two windows share.
+_HALF_A_SCREEN = ViewportSize(width=1200, height=800)
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +192,10 @@ def test_of_two_revisions_the_last_is_shown(opened: Open, tmp_path: Path) -> Non
 def test_the_label_of_a_result_is_within_the_window(opened: Open, tmp_path: Path) -> None:
     """OHIF starts the label at the right one of an outline's first two points, and cuts long lines off."""
     images = [film(tmp_path, reports.POSITIVE, "label")]
-    study = opened(images, structured_report(images))
+    study = opened(images, structured_report(images, revision=2))
+    study.page.set_viewport_size(_HALF_A_SCREEN)
     study.show_result(_SR, "AI: pneumonia PRESENT")
+    study.save("label-in-a-small-window")
     assert study.cut_off() == []
 
 

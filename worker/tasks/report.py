@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from service.core.completion import result_of
@@ -181,6 +181,7 @@ def _rejecting(context: Context) -> list[str]:
 def _superseded(session: Session, context: Context, study_id: int, number: int) -> tuple[Superseded, ...]:
     """Return what destinations that want rejection notes hold of earlier revisions and no note names yet."""
     delivered: dict[str, list[Report]] = defaultdict(list)
+    note_that_goes = and_(Report.kind == Kind.REJECTION, Outbox.state != DeliveryState.WITHDRAWN)
     for name in _rejecting(context):
         rows = session.scalars(
             select(Report)
@@ -189,7 +190,7 @@ def _superseded(session: Session, context: Context, study_id: int, number: int) 
                 Report.study_id == study_id,
                 Report.revision < number,
                 Outbox.destination == name,
-                or_(Outbox.state.in_(DELIVERED_STATES), Report.kind == Kind.REJECTION),
+                or_(Outbox.state.in_(DELIVERED_STATES), note_that_goes),
             )
             .order_by(Report.id)
         ).all()

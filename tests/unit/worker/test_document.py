@@ -87,7 +87,7 @@ def test_page_of_a_study_that_was_not_analysed_says_so(tmp_path: Path) -> None:
     document = build(LATERAL_VIEW)
     said = text(document, tmp_path)
     assert "AI: NOT ANALYSED (view position LATERAL)" in said
-    assert "That is no normal finding" in said
+    assert "This does not mean that it is normal" in said
     assert "Heat map" not in said
     assert document.ConceptNameCodeSequence[0].CodeMeaning == "Radiology Note"
 

@@ -143,8 +143,7 @@ def test_the_most_suspicious_image_has_the_first_group() -> None:
     ],
 )
 def test_comment_of_a_group_says_the_verdict_in_words(result: Result, said: str) -> None:
-    comment = comments(groups(build(image(result)))[0])[0]
-    assert comment == f"{said} Research use only, not for diagnosis."
+    assert comments(groups(build(image(result)))[0])[:2] == [said, "Research use only, not for diagnosis."]
 
 
 def test_pattern_of_a_positive_is_said_in_words_and_as_a_code() -> None:

@@ -105,7 +105,7 @@ def test_study_without_an_analysed_image_gets_a_note_that_no_one_takes_for_a_rea
         for text in said
     )
     assert wording.NOT_ASSESSED in said
-    assert "no normal finding" in wording.NOT_ASSESSED
+    assert "does not mean that it is normal" in wording.NOT_ASSESSED
     assert "Image 1 of 1 (series 1, image 2) not analysed: view position LATERAL." in said
     assert not any(word in text for text in said for word in ("ABSENT", "PRESENT"))
 
