@@ -83,7 +83,11 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
     def run(row_id: int) -> None:
         """Do what is ready; `row_id` is only why this task was sent."""
         structlog.contextvars.bind_contextvars(task=f"{queue}:{row_id}")
-        stage.run(context())
+        try:
+            stage.run(context())
+        except Exception:
+            # Celery would log what the exception says. The ledger's leases bring the work back.
+            _log.exception("pool.failed", queue=queue)
 
     if pool.kind == "prefork":
         # Celery keeps weak references to receivers unless told otherwise.

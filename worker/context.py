@@ -8,6 +8,7 @@ from functools import cached_property
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.weights import WeightsError, WeightsInfo, default_weights, read_info
+from service.core.audit import Audit
 from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger, register_model
 from service.core.settings import Settings
@@ -59,6 +60,11 @@ class Context:
         spool = Spool(settings.data_dir)
         spool.make()
         return cls(settings, Ledger(settings.sqlalchemy_url), spool)
+
+    @cached_property
+    def audit(self) -> Audit:
+        """The audit trail as this process writes it."""
+        return Audit(self.settings, "worker")
 
     @cached_property
     def weights(self) -> WeightsInfo:

@@ -16,6 +16,7 @@ from sqlalchemy import delete, select
 
 from service.api.rates import Rates
 from service.api.roles import Caller
+from service.core.audit import Audit
 from service.core.ledger import Ledger, now
 from service.core.settings import Settings
 from service.core.tables import SignIn
@@ -29,10 +30,11 @@ _log = structlog.get_logger()
 class Access:
     """Knows tokens and sessions."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, rates: Rates) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, audit: Audit, rates: Rates) -> None:
         self.tokens = settings.api_tokens
         self.rates = rates
         self._ledger = ledger
+        self._audit = audit
         self._seen: set[tuple[str, str]] = set()
 
     def by_secret(self, secret: str, client: str) -> Token:
@@ -48,8 +50,10 @@ class Access:
         if token is None:
             self.rates.count_failure(client)
             _log.warning("api.wrong_token", client=client)
+            self._audit.login_failed(client, "no such token")
             raise HTTPException(401, "no such token", {"WWW-Authenticate": "Bearer"})
         self._seen.add((client, token.sha256))
+        self._audit.login(token.name, client)
         return token
 
     def sign_in(self, secret: str, client: str) -> str:
@@ -78,10 +82,13 @@ class Access:
         token = self._token(found.token_sha256) if found else None
         return Caller(token, csrf=_sha256(f"csrf {session_id}")) if token else None
 
-    def sign_out(self, session_id: str) -> None:
+    def sign_out(self, session_id: str, client: str) -> None:
         """End a session, for whoever has its cookie."""
+        ended = self.by_session(session_id)
         with self._ledger.write() as session:
             session.execute(delete(SignIn).where(SignIn.session_sha256 == _sha256(session_id)))
+        if ended is not None:
+            self._audit.logout(ended.name or "", client)
 
     def _token(self, sha256: str) -> Token | None:
         found = None

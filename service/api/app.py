@@ -22,6 +22,7 @@ from service.api.problems import on_http_exception, on_ledger_away, on_validatio
 from service.api.rates import Rates
 from service.api.roles import Act, Caller, may
 from service.api.stow import Bounds, stow_routes
+from service.core.audit import Audit
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
 from service.core.settings import Settings
@@ -55,7 +56,8 @@ def create_app(
         # It would send a browser to whatever host the request names.
         redirect_slashes=False,
     )
-    access = Access(settings, ledger, rates or Rates())
+    audit = Audit(settings, "api")
+    access = Access(settings, ledger, audit, rates or Rates())
     # The last one added is the first one passed.
     app.add_middleware(BodyBounds)
     app.add_middleware(Gate, access=access)
@@ -69,7 +71,7 @@ def create_app(
     app.mount("/assets", StaticFiles(packages=[("service.api.page", "assets")]), name="assets")
     app.include_router(_health(ledger))
     app.include_router(_api(ledger))
-    app.include_router(stow_routes(settings, ledger, bounds or Bounds()))
+    app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds()))
     app.include_router(page_routes(settings, ledger, access))
 
     @app.get("/openapi.json", dependencies=_READER, include_in_schema=False)

@@ -113,16 +113,16 @@ class Gate:
         if not tokens:
             _require_this_machine(request)
             return Caller(None)
-        caller = self._by_bearer(request) or await self._by_cookie(request)
+        caller = await self._by_bearer(request) or await self._by_cookie(request)
         if caller is None:
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
         return caller
 
-    def _by_bearer(self, request: Request) -> Caller | None:
+    async def _by_bearer(self, request: Request) -> Caller | None:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        return Caller(self._access.by_secret(secret.strip(), client_of(request)))
+        return Caller(await run_in_threadpool(self._access.by_secret, secret.strip(), client_of(request)))
 
     async def _by_cookie(self, request: Request) -> Caller | None:
         session_id = request.cookies.get(cookie_name(request))

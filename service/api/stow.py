@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from service.api.multipart import MultipartReader, media_type
 from service.api.roles import Act, Caller, may
 from service.api.upload import Upload
+from service.core.audit import Audit
 from service.core.errors import HilumError, InvalidUID
 from service.core.identifiers import checked_uid
 from service.core.ledger import Ledger
@@ -66,7 +67,7 @@ class Bounds:
     parts: int = 10_000
 
 
-def stow_routes(settings: Settings, ledger: Ledger, bounds: Bounds) -> APIRouter:
+def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds) -> APIRouter:
     """Return the routes of the Studies Service's store transaction."""
     spool = Spool(settings.data_dir)
     intake = Intake(ledger, spool, settings)
@@ -81,7 +82,8 @@ def stow_routes(settings: Settings, ledger: Ledger, bounds: Bounds) -> APIRouter
             raise HTTPException(503, "too many uploads at once (HILUM_MAX_UPLOADS)", _BUSY)
         async with slots:
             sender = caller.name or "STOW-RS"
-            upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts)
+            transfer = audit.receiving(sender, request.client.host if request.client else "")
+            upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts, transfer)
             reader = MultipartReader(boundary, upload)
             broken: HilumError | None = None
             at_work = threading.Lock()
@@ -109,6 +111,7 @@ def stow_routes(settings: Settings, ledger: Ledger, bounds: Bounds) -> APIRouter
                 # A server that is stopped cancels this task, not the thread that is at work for it.
                 if at_work.acquire(blocking=False):
                     upload.abandon()
+                    await to_thread.run_sync(transfer.write, limiter=threads)
             return _answer(upload, broken)
 
     @router.post("/studies", responses=_RESPONSES, openapi_extra=_OPENAPI, response_class=Response)

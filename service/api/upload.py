@@ -8,6 +8,7 @@ import structlog
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from service.api.multipart import media_type
+from service.core.audit import Transfer
 from service.core.errors import HilumError, OutOfResources, TooLarge, Unreadable
 from service.core.file_meta import FileMeta, check_offered, read_file_meta
 from service.core.incoming import IncomingPart10, full
@@ -51,6 +52,7 @@ class Upload:
         sender: str,
         study_instance_uid: str | None,
         most_parts: int,
+        transfer: Transfer,
     ) -> None:
         self._settings = settings
         self._spool = spool
@@ -58,6 +60,7 @@ class Upload:
         self._sender = sender
         self._study_instance_uid = study_instance_uid
         self._most_parts = most_parts
+        self._transfer = transfer
         self._file: IncomingPart10 | None = None
         self.stored: list[Stored] = []
         self.failed: list[Failed] = []
@@ -104,7 +107,8 @@ class Upload:
                     meta.sop_class_uid,
                     meta.sop_instance_uid,
                     self._study_instance_uid,
-                )
+                ),
+                self._transfer,
             )
             self.stored.append(Stored(meta.sop_class_uid, meta.sop_instance_uid))
         except HilumError as fault:

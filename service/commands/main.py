@@ -1,5 +1,6 @@
 """`hilum`: the command line. Each command imports its role only when it is called."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -189,6 +190,23 @@ def retry(
     raise typer.Exit(run(load(), study_instance_uids, as_built=as_built))
 
 
+audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
+
+@audit.command("verify")
+def audit_verify(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A copy of a trail; without it that of the data folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether the audit trail is whole, and where it is not."""
+    from service.commands.audit import verify
+
+    raise typer.Exit(verify(load(), folder, as_json))
+
+
 @app.command()
 def purge(
     study: Annotated[str | None, typer.Option(help="Study Instance UID of a study to be erased.")] = None,
@@ -251,6 +269,8 @@ def token(
 def main() -> None:
     """Run the command line; what Hilum raises on purpose ends as one line on stderr."""
     logs.protect_patients()
+    # Whatever is written, by Redis and libraries too, is for this user alone.
+    os.umask(0o077)
     try:
         app()
     except HilumError as fault:

@@ -11,6 +11,8 @@ import structlog
 from service.commands.supervise import Child, Supervisor, hilum_command
 from service.commands.watchdog import Watchdog
 from service.core import checks, logs
+from service.core.audit import Audit
+from service.core.audit_syslog import Sender
 from service.core.embedded import broker_url
 from service.core.heartbeat import start_beating
 from service.core.incoming import remove_leftovers
@@ -30,6 +32,7 @@ def listen(settings: Settings) -> None:
     from service.listener.scp import Listener
 
     ledger, spool = _open(settings, "listener")
+    audit = Audit(settings, "listener")
     for setting, port in settings.dimse_ports.items():
         checks.require_port(settings.dimse_host, port, setting)
     listener = Listener(settings, spool, ledger)
@@ -42,10 +45,12 @@ def listen(settings: Settings) -> None:
         port=settings.dimse_port,
         tls_port=settings.dimse_tls_port,
     )
+    audit.started()
     beating = start_beating(ledger, "listener")
     _until_terminated()
     beating.set()
     listener.stop()
+    audit.stopped()
     ledger.close()
 
 
@@ -58,7 +63,10 @@ def serve_api(settings: Settings) -> None:
     checks.require_port(settings.http_host, settings.http_port, "HILUM_HTTP_PORT")
     if removed := remove_leftovers(spool.incoming):
         _log.info("api.leftovers_removed", files=removed)
+    audit = Audit(settings, "api")
+    audit.started()
     serve(create_app(settings, ledger), settings)
+    audit.stopped()
     ledger.close()
 
 
@@ -78,11 +86,18 @@ def schedule(settings: Settings) -> None:
         Retention(ledger, spool, settings),
         report_every_radiograph=settings.reports_every_radiograph,
     )
-    thread = threading.Thread(target=scheduler.run, name="scheduler")
-    thread.start()
+    audit = Audit(settings, "scheduler")
+    audit.started()
+    sender = Sender(settings)
+    threads = [threading.Thread(target=target.run) for target in (scheduler, sender)]
+    for thread in threads:
+        thread.start()
     _until_terminated()
+    audit.stopped()
     scheduler.stop()
-    thread.join()
+    sender.stop()
+    for thread in threads:
+        thread.join()
     ledger.close()
 
 
@@ -93,7 +108,10 @@ def work(settings: Settings, queue: str) -> None:
     check_migrated(settings.sqlalchemy_url)
     from worker.app import run_pool
 
+    audit = Audit(settings, f"worker {queue}")
+    audit.started()
     run_pool(settings, broker_url(settings), queue)
+    audit.stopped()
 
 
 def supervise_workers(settings: Settings, queues: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.core.audit import trail_folder
+from service.core.audit_syslog import Sender
+from service.core.audit_trail import Trail
 from service.core.circuits import away
 from service.core.confirmation import unconfirmed
 from service.core.embedded import broker_url
@@ -30,6 +34,7 @@ from service.core.states import Kind
 from service.core.tables import Heartbeat
 
 _CLOCK_SECONDS = 5.0
+_MANY_WAITING = 1000
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _retention(settings)
     yield _files(settings)
     yield _broker(settings)
+    yield from _audit(settings)
     remembered = _remembered(settings)
     for destination in settings.destinations:
         known = "".join(f"; {line}" for line in remembered.get(destination.name, ()))
@@ -105,7 +111,10 @@ def data_folder(settings: Settings) -> Check:
             f"{free:,} bytes free in {spool.root}",
             "Free space, or lower HILUM_MIN_FREE_BYTES",
         )
-    return Check(check.name, True, f"{spool.root}, {free / 1e9:,.0f} GB free")
+    seen = f"{spool.root}, {free / 1e9:,.0f} GB free"
+    if others := spool.root.stat().st_mode & stat.S_IRWXO:
+        seen += ", open to every user of this machine"
+    return Check(check.name, True, seen, f"chmod o-rwx {spool.root}", warns=bool(others))
 
 
 def _writable(settings: Settings) -> Check:
@@ -216,12 +225,26 @@ def _broker(settings: Settings) -> Check:
     return _tried("Redis", ping, "Start `hilum up` (embedded Redis), or check HILUM_BROKER_URL")
 
 
+def _audit(settings: Settings) -> Iterator[Check]:
+    trail, server = Trail(trail_folder(settings)), settings.audit_syslog
+    head = trail.place("head")
+    seen = f"{head.number} record(s), the last in {head.file}" if head else "nothing is written yet"
+    if server is None:
+        yield Check("audit trail", True, seen)
+        return
+    waiting = Sender(settings).waiting()
+    mend = f"See `audit.syslog_away` in the scheduler's log for why {server} does not get them"
+    seen += f"; {waiting} of them wait for {server}" if waiting else f"; {server} has them all"
+    yield Check("audit trail", True, seen, mend, warns=waiting > _MANY_WAITING)
+    yield _reachable("syslog", server.host, server.port, "")
+
+
 def _reachable(name: str, host: str, port: int, known: str) -> Check:
     def connect() -> str:
         socket.create_connection((host, port), timeout=3).close()
         return f"{host}:{port} accepts connections{known}"
 
-    return _tried(name, connect, "Is the PACS up, the port right, the firewall open?")
+    return _tried(name, connect, "Is it up, the port right, the firewall open?")
 
 
 def _remembered(settings: Settings) -> dict[str, list[str]]:

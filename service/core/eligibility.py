@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 
 from service.core.header import Header
+from service.core.terms import BODY_PARTS, MODALITIES, VIEW_POSITIONS, shown
 
 RADIOGRAPH_CLASSES = (
     ComputedRadiographyImageStorage,
@@ -67,15 +68,15 @@ def assess(header: Header) -> Verdict:
     if "LOCALIZER" in header.image_type[2:3]:
         return Verdict(Eligibility.IGNORED, "a localizer")
     if header.modality not in _RADIOGRAPH_MODALITIES:
-        return _refused(f"modality {_shown(header.modality)}")
+        return _refused(f"modality {shown(header.modality, MODALITIES)}")
     if header.species not in _HUMAN:
         return _refused("the patient is an animal")
     if header.region_codes and not _CHEST_REGIONS.intersection(header.region_codes):
         return _refused("another anatomic region")
     if not header.region_codes and header.body_part_examined not in _CHEST_BODY_PARTS:
-        return _refused(f"body part {_shown(header.body_part_examined)}")
+        return _refused(f"body part {shown(header.body_part_examined, BODY_PARTS)}")
     if header.view_position not in _FRONTAL_VIEWS:
-        return _refused(f"view position {_shown(header.view_position)}")
+        return _refused(f"view position {shown(header.view_position, VIEW_POSITIONS)}")
     if (
         not header.view_position
         and header.view_codes
@@ -122,8 +123,3 @@ def population_limit(age_years: float | None, ages: tuple[float, float]) -> str 
 
 def _refused(why: str) -> Verdict:
     return Verdict(Eligibility.NOT_ANALYSED, f"{NOT_A_FRONTAL_CHEST_RADIOGRAPH} ({why})")
-
-
-def _shown(value: str) -> str:
-    """A header value fit for a message: short, printable, never empty."""
-    return "".join(letter for letter in value if letter.isalnum() or letter in " _-/.")[:32] or "missing"

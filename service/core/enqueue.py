@@ -56,6 +56,8 @@ def celery_app(broker_url: str) -> Celery:
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
+        result_accept_content=["json"],
+        result_serializer="json",
         result_backend=None,
         task_ignore_result=True,
         task_acks_late=True,

@@ -1,5 +1,6 @@
 """The attributes of a received object that Hilum decides by, read without touching its pixels."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -56,6 +57,8 @@ _KEYWORDS = [
     "BurnedInAnnotation",
 ]
 _DAYS_PER_YEAR = 365.2425
+# What may stand in a date and time, and no word.
+_MOMENT = re.compile(r"[0-9.:+-]{1,64}")
 _AGE_UNIT_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_PER_YEAR, "D": 1 / _DAYS_PER_YEAR}
 
 
@@ -85,7 +88,7 @@ class Header:
         From Patient's Age, else from birth date and study date; None when neither is there.
     acquired_at
         Acquisition Date Time, else date and time, as written; the images of one exposure share it. Empty when
-        absent.
+        absent or no time.
     rows, columns, number_of_frames
         0 when absent (1 frame).
     """
@@ -251,7 +254,8 @@ def _age_years(dataset: Dataset) -> float | None:
 def _acquired_at(dataset: Dataset) -> str:
     whole = _text(dataset, "AcquisitionDateTime")
     date_alone, time_alone = _text(dataset, "AcquisitionDate"), _text(dataset, "AcquisitionTime")
-    return whole or (date_alone + time_alone if date_alone and time_alone else "")
+    found = whole or (date_alone + time_alone if date_alone and time_alone else "")
+    return found if _MOMENT.fullmatch(found) else ""
 
 
 def _date(dataset: Dataset, keyword: str) -> date | None:

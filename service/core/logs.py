@@ -1,14 +1,23 @@
 """Logs: one line an event, JSON where a machine reads it, with the ids of the work in hand.
 
 Ids are bound once by `structlog.contextvars`. No line holds a patient's name, id or birth date; data sets
-are never logged.
+are never logged. What libraries say in exceptions and warnings may repeat values of attributes, so their
+words are left out: a traceback ends with the kind of the exception, a warning is its kind and its place.
 """
 
 import logging
 import sys
+import threading
+import traceback
 import warnings
+from types import TracebackType
+from typing import Any, TextIO
 
 import structlog
+
+from service.core.errors import HilumError
+
+_log = structlog.get_logger()
 
 
 def configure(role: str) -> None:
@@ -33,7 +42,7 @@ def configure(role: str) -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                _without_words,
                 renderer,
             ],
         )
@@ -43,25 +52,75 @@ def configure(role: str) -> None:
     root.setLevel(logging.INFO)
     for chatty in ("httpx", "celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    logging.captureWarnings(True)
     structlog.contextvars.bind_contextvars(role=role)
 
 
 def protect_patients() -> None:
-    """Drop what the DICOM libraries say, at any level and as warnings: they repeat values of attributes.
+    """Drop what libraries say that repeat values of attributes or rows, at any level and as warnings.
 
-    Tracebacks are plain from the first line on: a rich one prints local variables, whole data sets too.
+    Tracebacks are plain from the first line on, and hold no words but our own: a rich one prints local
+    variables, whole data sets too.
     """
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
-            structlog.processors.format_exc_info,
+            _without_words,
             structlog.processors.JSONRenderer(),
-        ]
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    for name in ("pynetdicom", "pydicom", "highdicom"):
+    sys.excepthook = _ended
+    threading.excepthook = lambda told: _ended(told.exc_type, told.exc_value, told.exc_traceback)
+    sys.unraisablehook = lambda told: _ended(told.exc_type, told.exc_value, told.exc_traceback)
+    warnings.showwarning = _warned
+    for name in ("pynetdicom", "pydicom", "highdicom", "sqlalchemy.engine", "httpcore"):
         # Not by level: pydicom sets its own again when it is imported.
         logger = logging.getLogger(name)
         logger.propagate = False
         logger.addHandler(logging.NullHandler())
         warnings.filterwarnings("ignore", module=name)
+
+
+def _without_words(
+    _logger: Any, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Write the exception of an event as where it happened and of what kind it is."""
+    told = event.pop("exc_info", None)
+    fault = sys.exc_info()[1] if told is True else told[1] if isinstance(told, tuple) else told
+    if isinstance(fault, BaseException):
+        event["exception"] = outline(fault)
+    return event
+
+
+def outline(fault: BaseException) -> str:
+    """Return a traceback without what the exceptions say, but for our own and the system's errors."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    found: BaseException | None = fault
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        kind = f"{type(found).__module__}.{type(found).__qualname__}"
+        if isinstance(found, HilumError):
+            kind += f": {found}"
+        elif isinstance(found, OSError) and found.strerror:
+            kind += f": {found.strerror}"
+        lines[:0] = [*traceback.format_tb(found.__traceback__), f"{kind}\n"]
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return "".join(lines).rstrip()
+
+
+def _ended(kind: type[BaseException], fault: BaseException | None, _where: TracebackType | None) -> None:
+    if fault is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
+        _log.error("uncaught", exc_info=fault)
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del message, file, line  # what it says may be a value
+    _log.warning("warning", kind=category.__name__, at=f"{filename}:{lineno}")

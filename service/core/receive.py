@@ -5,7 +5,8 @@ outcome is an exception that carries its status.
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,9 +17,11 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.core.audit import Transfer
+from service.core.audit_message import Action
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, assess, says_chest
-from service.core.errors import Mismatch, OutOfResources
+from service.core.errors import HilumError, Mismatch, OutOfResources
 from service.core.failpoints import failpoint
 from service.core.header import Header, read_header
 from service.core.incoming import full
@@ -31,6 +34,7 @@ from service.core.settlement import settle
 from service.core.spool import Spool, data_set_digest
 from service.core.states import REPORTABLE_INSTANCES, InstanceState, StudyState
 from service.core.tables import Instance, Study, Subject
+from service.core.terms import MODALITIES, PRESENTATION_INTENTS, VIEW_POSITIONS, term
 from service.core.tombstones import ignored_as_erased
 
 _STATE = {
@@ -72,10 +76,11 @@ class Intake:
         self._spool = spool
         self._settings = settings
 
-    def receive(self, arrival: Arrival) -> Outcome:
+    def receive(self, arrival: Arrival, transfer: Transfer | None = None) -> Outcome:
         """Take the object into custody; the file in ``incoming/`` is gone afterwards, whatever happens.
 
-        It should be kept open, and with that locked, until this returns: `service.core.repair`.
+        It should be kept open, and with that locked, until this returns: `service.core.repair`. `transfer` is
+        told what became of it, for the audit trail.
 
         Raises
         ------
@@ -84,32 +89,41 @@ class Intake:
         OutOfResources
             Disk or ledger cannot keep it now, or the files of its study are being removed.
         """
-        kept: str | None = None
         try:
-            header = read_header(arrival.path)
-            _compare(header, arrival)
-            if no_room := full(self._spool, self._settings):
-                raise no_room
-            verdict = assess(header)
-            note = read_note(arrival.path, header)
-            digest, size = data_set_digest(arrival.path), arrival.path.stat().st_size
-            failpoint("receive.arrived")
-            if verdict.eligibility is not Eligibility.IGNORED:
-                kept = self._spool.keep(arrival.path)
-                failpoint("receive.kept")
-            outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept, note)
-            failpoint("receive.recorded")
-        except OutOfResources:
-            self._spool.remove(kept)
-            raise
-        except OSError as fault:
-            raise OutOfResources(f"the object cannot be written ({fault.strerror})") from fault
-        except SQLAlchemyError as fault:
-            # The kept file stays: the commit may have happened though its answer got lost.
-            raise OutOfResources(f"the ledger cannot be written ({type(fault).__name__})") from fault
+            with _in_our_words():
+                header = read_header(arrival.path)
+            try:
+                with _in_our_words():
+                    outcome = self._take(header, arrival)
+            except HilumError as fault:
+                if transfer is not None:
+                    transfer.add_received(header, Action.CREATE, fault.code)
+                raise
         finally:
             with suppress(OSError):  # where nothing can be removed it is swept later
                 arrival.path.unlink(missing_ok=True)
+        if transfer is not None:
+            transfer.add_received(header, Action.READ if outcome is Outcome.DUPLICATE else Action.CREATE)
+        return outcome
+
+    def _take(self, header: Header, arrival: Arrival) -> Outcome:
+        _compare(header, arrival)
+        if no_room := full(self._spool, self._settings):
+            raise no_room
+        kept: str | None = None
+        verdict = assess(header)
+        note = read_note(arrival.path, header)
+        digest, size = data_set_digest(arrival.path), arrival.path.stat().st_size
+        failpoint("receive.arrived")
+        if verdict.eligibility is not Eligibility.IGNORED:
+            kept = self._spool.keep(arrival.path)
+            failpoint("receive.kept")
+        try:
+            outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept, note)
+        except OutOfResources:
+            self._spool.remove(kept)
+            raise
+        failpoint("receive.recorded")
         if outcome is not Outcome.STORED:
             self._spool.remove(kept)
         _log.info(
@@ -212,10 +226,10 @@ class Intake:
             size=size,
             spool_path=None if verdict.eligibility is Eligibility.IGNORED else kept,
             calling_ae_title=calling_ae_title[:16],
-            modality=header.modality[:16],
-            view_position=header.view_position[:16],
-            presentation_intent_type=header.presentation_intent_type[:16],
-            acquired_at=header.acquired_at[:64],
+            modality=term(header.modality, MODALITIES),
+            view_position=term(header.view_position, VIEW_POSITIONS),
+            presentation_intent_type=term(header.presentation_intent_type, PRESENTATION_INTENTS),
+            acquired_at=header.acquired_at,
             patient_age_years=header.patient_age_years,
             says_chest=says_chest(header),
         )
@@ -286,6 +300,18 @@ class Intake:
             verdict.eligibility is Eligibility.NOT_ANALYSED or study.state == StudyState.RECEIVING
         ):
             study.due_at = moment + quiet
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Turn what disk and ledger raise into what a sender is to be told."""
+    try:
+        yield
+    except OSError as fault:
+        raise OutOfResources(f"the object cannot be written ({fault.strerror})") from fault
+    except SQLAlchemyError as fault:
+        # The kept file stays: the commit may have happened though its answer got lost.
+        raise OutOfResources(f"the ledger cannot be written ({type(fault).__name__})") from fault
 
 
 def sweep_incoming(spool: Spool, older_than_seconds: float) -> int:

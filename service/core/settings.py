@@ -4,6 +4,7 @@ Environment variables with the prefix ``HILUM_`` (a ``.env`` file works too). A 
 with every fault listed at once. What one line can't say stands in the TOML file that ``HILUM_CONFIG`` names.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from ipaddress import ip_network
@@ -12,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
+    BaseModel,
+    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -29,6 +32,19 @@ from service.core.tokens import parse as parse_tokens
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
+
+
+class SyslogServer(BaseModel):
+    """Where audit messages go."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    port: Port
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Settings(BaseSettings):
@@ -134,6 +150,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Longest object taken; C-STORE answers A700 to a longer one, STOW-RS 413",
     )
+    audit_syslog: SyslogServer | None = Field(
+        None,
+        description="`host:port` of a syslog server that gets the audit messages over TLS (RFC 5425), with "
+        "the certificate and CAs of HILUM_DIMSE_TLS_…; empty: they stay in the data folder",
+    )
     max_uploads: int = Field(
         20, ge=1, le=200, description="STOW-RS requests at a time; one more is answered 503 for now"
     )
@@ -149,6 +170,7 @@ class Settings(BaseSettings):
         "dimse_tls_certificate_file",
         "dimse_tls_key_file",
         "dimse_tls_ca_file",
+        "audit_syslog",
         mode="before",
     )
     @classmethod
@@ -187,6 +209,16 @@ class Settings(BaseSettings):
         if not isinstance(items, Sequence):
             return value
         return [{"ae_title": item} if isinstance(item, str) else item for item in items]
+
+    @field_validator("audit_syslog", mode="before")
+    @classmethod
+    def _parse_syslog(cls, value: object) -> object:
+        if not isinstance(value, str) or not value:
+            return value
+        match = _HOST_AND_PORT.fullmatch(value)
+        if match is None:
+            raise ValueError("a syslog server is host:port, such as audit.hospital.local:6514")
+        return {"host": match["host"].strip("[]"), "port": match["port"]}
 
     @field_validator("api_tokens", mode="before")
     @classmethod

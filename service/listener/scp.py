@@ -13,10 +13,12 @@ from typing import Any
 
 import structlog
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
 from service.core.admission import Admission, Caller
+from service.core.audit import Audit, Transfer
 from service.core.confirmation import take_commitment
 from service.core.errors import ConfigurationError, HilumError, Mismatch, Unreadable
 from service.core.incoming import IncomingFile, full, remove_leftovers
@@ -32,6 +34,11 @@ from service.listener.transport import Handler, Server, missing_internals
 # Shorter than the supervisor waits: `service.commands.up`.
 _DRAIN_SECONDS = 15.0
 _UNRECOGNISED_OPERATION = 0x0211  # PS3.7 C.5.14
+# Of an A-ASSOCIATE-RJ by the service user (PS3.8 9.3.4).
+_DIAGNOSTICS = {
+    3: "nobody is known by this calling AE title",
+    7: "it calls another AE title than ours",
+}
 _log = structlog.get_logger()
 
 
@@ -45,6 +52,8 @@ class Listener:
         self._spool = spool
         self._ledger = ledger
         self._intake = Intake(ledger, spool, settings)
+        self._audit = Audit(settings, "listener")
+        self._transfers: dict[Association, Transfer] = {}
         self._bounds = bounds or Bounds()
         _config.LOG_HANDLER_LEVEL = "none"
         _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
@@ -72,7 +81,7 @@ class Listener:
             When this pynetdicom can't keep whom the settings keep out.
         """
         handlers: list[Handler] = [
-            (evt.EVT_REJECTED, _log_rejection),
+            (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_ECHO, lambda event: 0x0000),
             (evt.EVT_N_EVENT_REPORT, self._on_commitment),
@@ -89,7 +98,18 @@ class Listener:
             secured = RenewedContext(self._settings.tls_files) if "TLS" in setting else None
             address = (self._settings.dimse_host, port)
             self._servers.append(
-                Server(self._ae, address, handlers, slots, self._bounds, self._new_file, self._admit, secured)
+                Server(
+                    self._ae,
+                    address,
+                    handlers,
+                    slots,
+                    self._bounds,
+                    self._new_file,
+                    self._admit,
+                    secured,
+                    refused=self._audit.refused,
+                    ended=self._write_transfer,
+                )
             )
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
@@ -117,13 +137,14 @@ class Listener:
         _config.STORE_RECV_CHUNKED_DATASET = True
         tempfile.tempdir = str(self._spool.incoming)
         address = (self._settings.dimse_host, self._settings.dimse_port)
+        handlers = [*handlers, (evt.EVT_CONN_CLOSE, lambda event: self._write_transfer(event.assoc))]
         self._ae.start_server(address, block=False, evt_handlers=list(handlers))
 
     def _admit(self, calling_ae_title: str, caller: Caller) -> list[PresentationContext] | None:
         """Return what is offered: storage to who may send, its answers to a destination; None to nobody."""
         verdict = self._admission.judge(calling_ae_title, caller)
         if verdict.refusal is not None:
-            shown = {}
+            shown: dict[str, Any] = {}
             if caller.identity is not None:
                 shown = {"certificate": sorted(caller.identity.names), "sha256": caller.identity.sha256}
             _log.warning(
@@ -133,6 +154,8 @@ class Listener:
                 reason=verdict.refusal,
                 **shown,
             )
+            who = f"{', '.join(shown['certificate'])} (SHA-256 {shown['sha256']})" if shown else ""
+            self._audit.refused(caller.address, verdict.refusal, calling_ae_title, who)
             return None
         offered = [verification_context()]
         if verdict.may_store:
@@ -157,7 +180,7 @@ class Listener:
     def _on_store(self, event: Event) -> int:
         try:
             with _data_set_of(event):
-                self._intake.receive(_arrival(event))
+                self._intake.receive(_arrival(event), self._transfer(event.assoc))
         except HilumError as fault:
             _log.warning(
                 "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
@@ -167,6 +190,26 @@ class Listener:
             _log.exception("receive.failed")
             return HilumError.dimse_status
         return 0x0000
+
+    def _transfer(self, association: Association) -> Transfer:
+        """Return what collects the objects of an association; only its own thread asks for it."""
+        requestor = association.requestor
+        if association not in self._transfers:
+            self._transfers[association] = self._audit.receiving(
+                requestor.ae_title.strip(), str(requestor.address)
+            )
+        return self._transfers[association]
+
+    def _write_transfer(self, association: Association) -> None:
+        if transfer := self._transfers.pop(association, None):
+            transfer.write()
+
+    def _on_rejection(self, event: Event) -> None:
+        primitive: Any = event.assoc.acceptor.primitive
+        requestor, diagnostic = event.assoc.requestor, getattr(primitive, "diagnostic", 0)
+        _log.warning("association.rejected", peer=requestor.address, diagnostic=diagnostic)
+        reason = _DIAGNOSTICS.get(diagnostic, "its association was rejected")
+        self._audit.refused(str(requestor.address), reason, requestor.ae_title.strip())
 
 
 @contextmanager
@@ -197,12 +240,3 @@ def _arrival(event: Event) -> Arrival:
         arrival.path.unlink(missing_ok=True)
         raise Mismatch("command and presentation context name different SOP classes")
     return arrival
-
-
-def _log_rejection(event: Event) -> None:
-    primitive = event.assoc.acceptor.primitive
-    _log.warning(
-        "association.rejected",
-        peer=event.assoc.requestor.address,
-        diagnostic=getattr(primitive, "diagnostic", None),
-    )

@@ -101,6 +101,10 @@ class Server(socketserver.ThreadingTCPServer):
         Returns the presentation contexts for a calling AE title and where it calls from; None to reject it.
     ssl_context
         Returns the context of the TLS handshake with which every connection starts; without it none does.
+    refused
+        Is told address and reason when a TLS handshake fails.
+    ended
+        Is told of every association when nothing of it runs any more.
     """
 
     allow_reuse_address = True
@@ -117,6 +121,9 @@ class Server(socketserver.ThreadingTCPServer):
         new_file: NewFile,
         admit: Admit,
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
+        *,
+        refused: Callable[[str, str], None],
+        ended: Callable[[Association], None],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._ae = ae
@@ -126,6 +133,8 @@ class Server(socketserver.ThreadingTCPServer):
         self._new_file = new_file
         self._admit = admit
         self._ssl_context = ssl_context
+        self._refused = refused
+        self._ended = ended
         self._lock = threading.Lock()
         self._half_open: dict[socket.socket, None] = {}
         self._associated: set[socket.socket] = set()
@@ -167,6 +176,8 @@ class Server(socketserver.ThreadingTCPServer):
                     self._reject(connection, _REJECTION)
         except ssl.SSLError as fault:
             _log.warning("connection.refused", peer=peer, reason=tls.reason(fault))
+            if not isinstance(fault, ssl.SSLEOFError):  # a health check, or somebody who left
+                self._refused(peer, tls.reason(fault))
         except OSError as fault:
             _log.info("connection.ended", peer=peer, error=type(fault).__name__)
         finally:
@@ -255,6 +266,7 @@ class Server(socketserver.ThreadingTCPServer):
             association.join()
             association.dul.join()
             messages.discard()
+            self._ended(association)
 
 
 class Connection(AssociationSocket):

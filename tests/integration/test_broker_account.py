@@ -1,5 +1,6 @@
 """The account that docker-compose.yml gives Hilum in Redis: enough for Celery, and for nothing else."""
 
+import pickle
 import re
 import signal
 import ssl
@@ -82,6 +83,60 @@ def test_every_pool_of_celery_works_with_the_account(server: Guarded, pool: str,
         worker.wait()
     assert server.onlooker.acl_log() == []
     assert server.onlooker.llen("decode") == 0
+
+
+class _Payload:
+    """Leaves a file behind when somebody unpickles it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("serializer", ["pickle", "yaml"])
+def test_a_message_that_is_no_json_is_refused_and_the_worker_lives_on(
+    server: Guarded, serializer: str, tmp_path: Path
+) -> None:
+    trace, log = tmp_path / "trace", tmp_path / "log"
+    payload = pickle.dumps(((1,), {"payload": _Payload(trace)}, {}))
+    pickle.loads(payload)
+    assert trace.exists(), "who unpickles it is seen"
+    trace.unlink()
+    app = celery_app(server.url)
+    genuine = app.amqp.as_task_v2("1", "hilum.decode", args=[7])
+    content_type = {"pickle": "application/x-python-serialize", "yaml": "application/x-yaml"}[serializer]
+    with app.connection() as connection, connection.Producer() as producer:
+        producer.publish(
+            payload,
+            routing_key="decode",
+            headers=genuine.headers,
+            properties=genuine.properties,
+            content_type=content_type,
+            content_encoding="binary",
+        )
+    app.send_task("hilum.decode", args=[8])
+    with log.open("w") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", _WORKER, server.url, "solo"], cwd=ROOT, stdout=output, stderr=output
+        )
+    try:
+        eventually(lambda: "began 8" in log.read_text(), 30, "the message behind it")
+        assert worker.poll() is None
+        assert "Refusing to deserialize" in log.read_text()
+        assert "began 7" not in log.read_text()
+        assert not trace.exists()
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_results_are_neither_kept_nor_believed(server: Guarded) -> None:
+    app = celery_app(server.url)
+    assert app.conf.accept_content == app.conf.result_accept_content == ["json"]
+    assert (app.conf.task_serializer, app.conf.result_serializer) == ("json", "json")
+    assert type(app.backend).__name__ == "DisabledBackend"
 
 
 def test_what_a_worker_gives_back_is_in_its_queue_again(server: Guarded) -> None:

@@ -5,8 +5,8 @@ order than the report does, the report is built anew (`_correct`). A destination
 left alone for a while (`service.core.circuits`); what it accepted is proven later (`worker.tasks.confirm`).
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,6 +16,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.core import circuits, confirmation
+from service.core.audit import Transfer
+from service.core.audit_message import Action
 from service.core.destination import Destination
 from service.core.errors import DeliveryError, LeaseLost, NotAccepted, PermanentDelivery, Unanswered
 from service.core.failpoints import failpoint
@@ -117,7 +119,7 @@ def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
         return None
     fault: DeliveryError | None = None
     answered = False
-    with connect(batch.context, batch.destination, items) as peer:
+    with connect(batch.context, batch.destination, items) as peer, _told(batch) as transfer:
         # What the site asks for is tried, and missed, even where it is not offered.
         confirm = batch.destination.confirm
         batch.proves = peer.proves if confirm is None else confirm != "none"
@@ -127,6 +129,7 @@ def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
                 if not _correct(batch, peer, lease):
                     sent = peer.store(item)
                     failpoint("deliver.answered")
+                    _tell(transfer, item, sent)
                     answered = answered or sent.status is not None
                     fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
                     _settle_one(batch, lease, sent)
@@ -152,6 +155,38 @@ def _sendables(batch: _Batch) -> list[Sendable]:
         waiting.append(lease)
     batch.waiting = waiting
     return items
+
+
+@contextmanager
+def _told(batch: _Batch) -> Iterator[Transfer]:
+    """Tell the audit trail, at the end of the association, what went over it."""
+    destination = batch.destination
+    name = destination.url if destination.is_dicomweb else destination.ae_title
+    title = "" if destination.is_dicomweb else destination.ae_title
+    transfer = batch.context.audit.sending(name, title, destination.host)
+    try:
+        yield transfer
+    finally:
+        transfer.write()
+
+
+def _tell(transfer: Transfer, item: Sendable, sent: Sent) -> None:
+    if not sent.tried or (sent.status is None and isinstance(sent.fault, NotAccepted)):
+        return  # nothing of it left this machine
+    try:
+        header = dcmread(
+            item.path, force=True, specific_tags=["StudyInstanceUID", "PatientID", "IssuerOfPatientID"]
+        )
+    except OSError:
+        return  # nor did a file that is gone
+    fault = "" if sent.status is not None and answer_to(sent.status) is Answer.ACCEPTED else _why(sent)
+    patient = str(header.get("PatientID") or ""), str(header.get("IssuerOfPatientID") or "")
+    # READ, since only the destination knows whether it held the object before (PS3.15 table A.5.3.7-1).
+    transfer.add(str(header.get("StudyInstanceUID")), *patient, item.sop_class_uid, Action.READ, fault)
+
+
+def _why(sent: Sent) -> str:
+    return reason_for(sent.status) if sent.status is not None else str(sent.fault)
 
 
 def _report(session: Session, lease: Lease) -> Report:

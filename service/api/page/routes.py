@@ -64,7 +64,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access) -> APIRouter
     @router.post("/logout", dependencies=[_FROM_OUR_PAGE])
     def logout(request: Request) -> Response:
         if session_id := request.cookies.get(cookie_name(request)):
-            access.sign_out(session_id)
+            access.sign_out(session_id, client_of(request))
         answer = _to("/login")
         _set_cookie(request, answer, "", 0)
         return answer

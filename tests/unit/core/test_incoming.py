@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from service.core.errors import OutOfResources
 from service.core.incoming import IncomingFile, IncomingPart10, remove_leftovers
+from service.core.spool import data_set_digest
+from tests import factories
 
 
 def test_what_is_written_is_there_and_only_we_may_read_it(tmp_path: Path) -> None:
@@ -37,6 +40,34 @@ def test_a_preamble_is_zeroed_however_it_comes(tmp_path: Path, size: int) -> Non
         assert file.write(content[at : at + size]) == len(content[at : at + size])
     file.close()
     assert file.path.read_bytes() == bytes(128) + content[128:]
+
+
+PROGRAMS = {
+    "DOS and Windows": b"MZ"
+    + bytes(58)
+    + b"\x80\x00\x00\x00",  # at 0x3c where the PE header lies, behind DICM
+    "ELF": b"\x7fELF\x02\x01\x01",
+    "Mach-O, 64 bits": b"\xcf\xfa\xed\xfe",
+    "Mach-O, 32 bits, big endian": b"\xfe\xed\xfa\xce",
+    "Mach-O, universal, and Java": b"\xca\xfe\xba\xbe",
+    "shell": b"#!/bin/sh\ntouch /tmp/x\nexit\n",
+    "batch": b"@echo off & echo x > x & exit\r\n",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_file_that_is_a_program_too_is_none_any_more(tmp_path: Path, program: bytes) -> None:
+    """As in CVE-2019-11687: what runs begins in the preamble, its rest lies in the data set."""
+    film = factories.phantom_chest(rows=16, columns=16)
+    film.private_block(0x0009, "SOMEBODY", create=True).add_new(0x10, "OB", b"PE\0\0" + bytes(200))
+    sent = factories.write(film, tmp_path / "sent")
+    content = program.ljust(128, b"\x90") + sent.read_bytes()[128:]
+    file = IncomingPart10(tmp_path, len(content))
+    file.write(content)
+    file.close()
+    assert file.path.read_bytes() == bytes(128) + content[128:]
+    assert data_set_digest(file.path) == data_set_digest(sent)
+    assert b"PE\0\0" in dcmread(file.path)[0x0009, 0x1010].value
 
 
 @pytest.mark.parametrize("call", ["open", "write"])
