@@ -76,3 +76,10 @@ def test_every_metric_in_the_runbook_is_scraped() -> None:
     scraped = {f"hilum_{name}" for name, _, _ in metrics._BY_STATE}
     scraped |= set(re.findall(r'"(hilum_[a-z_]+)"', code()))
     assert set(re.findall(r"\b(hilum_[a-z_]+)", RUNBOOK)) <= scraped
+
+
+def test_every_test_that_the_security_page_names_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (_ROOT / "deploy" / "security.md").read_text())
+    assert len(named) > 60
+    for file, function in named:
+        assert f"def {function}(" in (_ROOT / "tests" / file).read_text(), f"{file}::{function}"
