@@ -84,6 +84,12 @@ class Victim:
 
         return eventually(begun, PATIENCE, f"{stage.queue} at work", 0.002)[0]
 
+    def holds(self, stage: Stage, row_id: int, token: int) -> bool:
+        """Return whether work that was caught has neither ended nor begun again."""
+        with self.ledger.read() as session:
+            row: Any = session.get_one(stage.table, row_id)
+            return bool(row.state == stage.waiting and row.lease_token == token)
+
     def unfinished(self, *films: Dataset) -> int:
         """Return how many objects of the films' studies wait for decoding or inference."""
         query = (
