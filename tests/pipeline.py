@@ -1,6 +1,7 @@
 """The work of the queues without Celery, and a network that says what the test wants."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from sqlalchemy import select, update
 
 from model.prediction import Finding, Prediction
 from service.core.completion import conclude_due_studies
-from service.core.ledger import now
+from service.core.ledger import migrate, now
 from service.core.receive import Arrival, Intake
+from service.core.settings import load
 from service.core.tables import Analysis, Circuit, Instance, Outbox, Report, Revision, Study
 from tests import factories
 from worker.context import Context
@@ -30,6 +32,13 @@ class Network:
         focus[6:10, 2:5] = 1
         finding = Finding.PRESENT if self.probability >= 0.5 else Finding.ABSENT
         return [Prediction(self.probability, finding, None, focus, None, (), 0.1) for _ in films]
+
+
+def opened_at(folder: Path, **given: Any) -> Context:
+    """Return a worker's context on a data folder below `folder`, its ledger migrated; the test closes it."""
+    settings = load(data_dir=folder / "data", study_quiet_seconds=0, min_free_bytes=0, **given)
+    migrate(settings.sqlalchemy_url)
+    return Context.open(settings)
 
 
 def says(monkeypatch: pytest.MonkeyPatch, probability: float) -> None:

@@ -29,11 +29,10 @@ from service.core.purge import purge
 from service.core.receive import Intake
 from service.core.repair import Repair, differences
 from service.core.retention import Retention
-from service.core.settings import load
 from service.core.states import StudyState
 from service.core.tables import Event, Heartbeat, Study
 from tests import factories
-from tests.pipeline import film, hurry, instances, receive, reports, says, send_all, study, work
+from tests.pipeline import film, hurry, instances, opened_at, receive, reports, says, send_all, study, work
 from tests.servers import ROOT, Orthanc, eventually
 from worker.context import Context
 
@@ -51,9 +50,7 @@ def opener(
     says(monkeypatch, 0.9)
 
     def open_(**given: Any) -> Context:
-        settings = load(data_dir=tmp_path / "data", study_quiet_seconds=0, min_free_bytes=0, **given)
-        migrate(settings.sqlalchemy_url)
-        opened.append(Context.open(settings))
+        opened.append(opened_at(tmp_path, **given))
         return opened[-1]
 
     yield open_

@@ -20,17 +20,16 @@ from service.commands.status import status
 from service.core import purge as purging
 from service.core import repair
 from service.core.leases import DELIVER, claim
-from service.core.ledger import migrate, now
+from service.core.ledger import now
 from service.core.purge import finish_erasures, lift, look, purge
 from service.core.receive import Arrival, Intake, Outcome
 from service.core.repair import Repair
-from service.core.settings import load
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Base, Event, Outbox, Report, Study, Subject, Tombstone, TombstoneInstance
 from service.core.tombstones import Erasure, ErasureFile
 from tests import factories
 from tests.integration.test_commands import hilum
-from tests.pipeline import film, instances, receive, says, study, work
+from tests.pipeline import film, instances, opened_at, receive, says, study, work
 from worker.context import Context
 from worker.tasks import decode, deliver, infer, report
 
@@ -45,15 +44,7 @@ def context(
 ) -> Iterator[Context]:
     chosen = getattr(request, "param", "sqlite")
     url = None if chosen == "sqlite" else request.getfixturevalue("postgresql")
-    settings = load(
-        data_dir=tmp_path / "data",
-        study_quiet_seconds=0,
-        min_free_bytes=0,
-        database_url=url,
-        destinations="PACS=dicom://PACS@127.0.0.1:9",
-    )
-    migrate(settings.sqlalchemy_url)
-    opened = Context.open(settings)
+    opened = opened_at(tmp_path, database_url=url, destinations="PACS=dicom://PACS@127.0.0.1:9")
     says(monkeypatch, 0.9)
     monkeypatch.setattr(repair, "_PAUSE_SECONDS", 0.0)
     yield opened

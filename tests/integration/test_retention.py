@@ -16,7 +16,7 @@ from service.commands.status import retry
 from service.core import removal, repair, retention
 from service.core.checks import Check, examine
 from service.core.errors import OutOfResources
-from service.core.ledger import migrate, now, register_model
+from service.core.ledger import now, register_model
 from service.core.receive import Arrival, Intake, Outcome
 from service.core.repair import Repair, Repaired, differences
 from service.core.retention import Cause, Retention
@@ -28,7 +28,7 @@ from service.core.tables import Analysis, Confirmation, Event, Instance, Outbox,
 from service.core.tombstones import Erasure, ErasureFile
 from service.scheduler.scheduler import Scheduler
 from tests import factories
-from tests.pipeline import film, instances, receive, reports, says, study, work
+from tests.pipeline import film, instances, opened_at, receive, reports, says, study, work
 from worker.context import Context
 from worker.tasks import decode, report
 
@@ -50,12 +50,6 @@ def context(
     monkeypatch.setattr(repair, "_PAUSE_SECONDS", 0.0)
     yield opened
     opened.ledger.close()
-
-
-def opened_at(folder: Path, **given: Any) -> Context:
-    settings = load(data_dir=folder / "data", study_quiet_seconds=0, min_free_bytes=0, **given)
-    migrate(settings.sqlalchemy_url)
-    return Context.open(settings)
 
 
 def keeping(context: Context, **changed: Any) -> Retention:
