@@ -6,10 +6,11 @@ one network loaded, `report` is CPU-bound Python, `deliver` waits for other peop
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import structlog
 from celery import signals
@@ -54,6 +55,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
     check: Callable[[Settings], None] | None = getattr(stage, "check", None)
     if check is not None:
         check(settings)
+    about: Callable[[Context], Mapping[str, Any]] = getattr(stage, "about", lambda _: {})
     # Opened by the process that works, at its first use: SQLite's locks do not survive a fork.
     context = cache(lambda: Context.open(settings))
 
@@ -69,7 +71,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         except SQLAlchemyError as fault:
             # The first task does what was not done here; until then the signs of life say who is there.
             _log.warning("pool.started_without_ledger", error=type(fault).__name__)
-        start_beating(context().ledger, queue)
+        start_beating(context().ledger, queue, lambda: about(context()))
 
     app = celery_app(broker_url)
     app.conf.update(

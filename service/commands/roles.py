@@ -46,7 +46,7 @@ def listen(settings: Settings) -> None:
         tls_port=settings.dimse_tls_port,
     )
     audit.started()
-    beating = start_beating(ledger, "listener")
+    beating = start_beating(ledger, "listener", listener.about)
     _until_terminated()
     beating.set()
     listener.stop()

@@ -3,7 +3,18 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -74,6 +85,9 @@ class Model(Base):
     first_used_at: Mapped[datetime]
 
 
+_ATTENTION = text("attention IS NOT NULL")
+
+
 class Study(Base):
     """One study and, once there is one, its current result.
 
@@ -88,6 +102,8 @@ class Study(Base):
         Index("ix_study_received_at", "received_at"),
         Index("ix_study_expired_at", "expired_at", "received_at"),
         Index("ix_study_removing", "removing"),
+        Index("ix_study_finding", "finding"),
+        Index("ix_study_attention", "id", sqlite_where=_ATTENTION, postgresql_where=_ATTENTION),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -130,7 +146,11 @@ class Subject(Base):
     """
 
     __tablename__ = "subject"
-    __table_args__ = (UniqueConstraint("study_id", "patient_id", "issuer_of_patient_id"),)
+    __table_args__ = (
+        UniqueConstraint("study_id", "patient_id", "issuer_of_patient_id"),
+        Index("ix_subject_accession_number", "accession_number"),
+        Index("ix_subject_patient_id", "patient_id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
@@ -148,6 +168,7 @@ class Instance(Leased, Base):
     """One received object; the lease is for decoding. The same UID with other bytes is another row.
 
     `says_chest`: its header calls it a chest radiograph, so that silence about it could be read as normal.
+    `picture_path`: the decoded film as a PNG for people to look at.
     """
 
     __tablename__ = "instance"
@@ -172,6 +193,7 @@ class Instance(Leased, Base):
     size: Mapped[int]
     spool_path: Mapped[str | None] = mapped_column(Text)
     film_path: Mapped[str | None] = mapped_column(Text)
+    picture_path: Mapped[str | None] = mapped_column(Text)
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     modality: Mapped[str] = mapped_column(String(16))
     view_position: Mapped[str] = mapped_column(String(16))
@@ -187,7 +209,10 @@ class Instance(Leased, Base):
 
 
 class Analysis(Leased, Base):
-    """One model's look at one film; the lease is for inference."""
+    """One model's look at one film; the lease is for inference.
+
+    `overlay_path`: the activation map as a PNG that lies over the film's picture.
+    """
 
     __tablename__ = "analysis"
     __table_args__ = (
@@ -207,6 +232,7 @@ class Analysis(Leased, Base):
     flags: Mapped[list[str]] = mapped_column(default=list)
     gate_distance: Mapped[float | None] = mapped_column(Float)
     activation_path: Mapped[str | None] = mapped_column(Text)
+    overlay_path: Mapped[str | None] = mapped_column(Text)
 
     instance: Mapped[Instance] = relationship(back_populates="analyses")
     model: Mapped[Model] = relationship()
@@ -275,6 +301,7 @@ class Outbox(Leased, Base):
         UniqueConstraint("destination", "report_id"),
         Index("ix_outbox_work", "state", "ready_at"),
         Index("ix_outbox_report", "report_id"),
+        Index("ix_outbox_delivered_at", "destination", "delivered_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -395,7 +422,10 @@ class Event(Base):
 
 
 class Heartbeat(Base):
-    """The last sign of life of one process of a role."""
+    """The last sign of life of one process of a role.
+
+    `detail` is what is wrong with it, `about` what it says of itself: version, and what only it knows.
+    """
 
     __tablename__ = "heartbeat"
 
@@ -403,6 +433,7 @@ class Heartbeat(Base):
     role: Mapped[str] = mapped_column(String(16))
     at: Mapped[datetime]
     detail: Mapped[str] = mapped_column(Text)
+    about: Mapped[dict[str, Any] | None]
 
 
 class SchedulerLease(Base):

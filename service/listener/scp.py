@@ -27,6 +27,7 @@ from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
 from service.core.tls import RenewedContext
+from service.listener.callers import Callers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import commitment_context, storage_contexts, verification_context
 from service.listener.transport import Handler, Server, missing_internals
@@ -69,6 +70,8 @@ class Listener:
         self._ae.acse_timeout = self._bounds.closing
         self._ae.network_timeout = self._ae.dimse_timeout = self._bounds.idle
         self._servers: list[Server] = []
+        self._callers = Callers()
+        self.about = self._callers.about
 
     def start(self) -> None:
         """Bind and serve from threads.
@@ -83,7 +86,8 @@ class Listener:
         handlers: list[Handler] = [
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_C_ECHO, lambda event: 0x0000),
+            (evt.EVT_ACCEPTED, lambda event: self._callers.called("association", event.assoc)),
+            (evt.EVT_C_ECHO, self._on_echo),
             (evt.EVT_N_EVENT_REPORT, self._on_commitment),
             (evt.EVT_N_ACTION, lambda event: (_UNRECOGNISED_OPERATION, None)),
         ]
@@ -156,6 +160,7 @@ class Listener:
             )
             who = f"{', '.join(shown['certificate'])} (SHA-256 {shown['sha256']})" if shown else ""
             self._audit.refused(caller.address, verdict.refusal, calling_ae_title, who)
+            self._callers.came("rejection", calling_ae_title, caller.address, verdict.refusal)
             return None
         offered = [verification_context()]
         if verdict.may_store:
@@ -163,6 +168,10 @@ class Listener:
         if verdict.may_answer:
             offered.append(self._commitment)
         return offered
+
+    def _on_echo(self, event: Event) -> int:
+        self._callers.called("echo", event.assoc)
+        return 0x0000
 
     def _on_commitment(self, event: Event) -> tuple[int, None]:
         """Take the answer to a storage commitment."""
@@ -210,6 +219,7 @@ class Listener:
         _log.warning("association.rejected", peer=requestor.address, diagnostic=diagnostic)
         reason = _DIAGNOSTICS.get(diagnostic, "its association was rejected")
         self._audit.refused(str(requestor.address), reason, requestor.ae_title.strip())
+        self._callers.called("rejection", event.assoc, reason)
 
 
 @contextmanager

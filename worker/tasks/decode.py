@@ -16,6 +16,7 @@ from service.core.states import InstanceState
 from service.core.tables import Instance, Study
 from worker.context import Context, discarding, read_weights
 from worker.decode import missing_decoders
+from worker.picture import png
 from worker.prepare import Prepared, prepare
 
 _BATCH = 4
@@ -69,9 +70,15 @@ def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
         context.spool.write("films", ".npy", lambda stream: np.save(stream, film.pixels)) if film else None
     )
     failpoint("decode.film_written")
-    with discarding(context.spool, film_path), context.ledger.write() as session:
+    with discarding(context.spool, film_path):
+        picture = png(film.pixels) if film else b""
+        picture_path = (
+            context.spool.write("films", ".png", lambda stream: stream.write(picture)) if film else None
+        )
+    with discarding(context.spool, film_path, picture_path), context.ledger.write() as session:
         instance, study = held(session, lease)
-        _record(session, model_id, instance, study, prepared, film_path)
+        instance.film_path, instance.picture_path = film_path, picture_path
+        _record(session, model_id, instance, study, prepared)
     failpoint("decode.recorded")
 
 
@@ -81,9 +88,8 @@ def _record(
     instance: Instance,
     study: Study,
     prepared: Prepared,
-    film_path: str | None,
 ) -> None:
-    instance.film_path, instance.flags, instance.last_error = film_path, list(prepared.flags), None
+    instance.flags, instance.last_error = list(prepared.flags), None
     instance.state = InstanceState.DECODED if prepared.film else InstanceState.NOT_ANALYSED
     instance.reason = prepared.reason
     instance.pixel_digest = prepared.film.pixel_digest if prepared.film else None

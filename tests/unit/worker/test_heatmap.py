@@ -32,8 +32,10 @@ from tests.unit.worker.reports import (
     reread,
 )
 from worker import heatmap
+from worker.colours import overlay
 from worker.contour import area, resampled
-from worker.heatmap import build_heatmap, contour, overlay, plain_of, png
+from worker.heatmap import build_heatmap, contour, plain_of
+from worker.picture import png
 from worker.structured_report import ImageResult, ReportContext
 
 
