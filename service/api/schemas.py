@@ -1,6 +1,8 @@
 """The JSON of the API; field names are fixed, others script against them."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -91,6 +93,18 @@ class StudyList(BaseModel):
 
     studies: list[StudySummary]
     cursor: str | None
+
+    @classmethod
+    def of(cls, studies: Sequence[StudySummary], older: int | None) -> Self:
+        """Return the page whose next one begins before the id `older`."""
+        return cls(studies=list(studies), cursor=None if older is None else str(older))
+
+
+class HappeningOut(EventOut):
+    """One event as it is streamed; `row`, if asked for, is the study as a row of the dashboard (HTML)."""
+
+    study: StudySummary
+    row: str | None = None
 
 
 class Readiness(BaseModel):

@@ -6,13 +6,13 @@ from service.core.ledger import now
 
 
 class Callers:
-    """The newest association, C-ECHO and rejection of this process."""
+    """The newest association, C-ECHO, rejection of an association and refusal of an object."""
 
     def __init__(self) -> None:
         self._newest: dict[str, dict[str, str]] = {}
 
     def called(self, what: str, association: Association, reason: str = "") -> None:
-        """Remember who called; `what` is "association", "echo" or "rejection"."""
+        """Remember who called; `what` is "association", "echo", "rejection" or "refusal"."""
         requestor = association.requestor
         self.came(what, str(requestor.ae_title).strip(), str(requestor.address), reason)
 

@@ -194,6 +194,7 @@ class Listener:
             _log.warning(
                 "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
             )
+            self._callers.called("refusal", event.assoc, f"{fault.dimse_status:04X}, {fault}")
             return fault.dimse_status
         except Exception:
             _log.exception("receive.failed")

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-import uvicorn
 
 from service.api.app import create_app
 from service.api.rates import Rates
-from service.api.server import BoundedProtocol, configuration
+from service.api.server import BoundedProtocol, Server, configuration
 from service.api.stow import Bounds
 from tests.faults.door import Door, DoorProcess, PlainPeer, ledger_for
 from tests.servers import eventually, free_port
@@ -84,7 +83,7 @@ def web(
     short = type("Short", (BoundedProtocol,), {"between_requests": BETWEEN_REQUESTS, **(protocol or {})})
     with ledger_for(folder, **{"http_port": free_port(), **settings}) as (made, ledger):
         app = create_app(made, ledger, bounds, rates)
-        server = uvicorn.Server(configuration(app, made, short, drain_seconds=1))
+        server = Server(configuration(app, made, short, drain_seconds=1), app.state.feed)
         thread = threading.Thread(target=server.run, name="uvicorn")
         thread.start()
         try:

@@ -41,6 +41,8 @@ def client(tmp_path: Path, three_studies: Path) -> Iterator[Callable[..., Any]]:
 
     def make(base_url: str = "http://127.0.0.1", rates: Any = None, **settings: object) -> Any:
         app = create_app(load(data_dir=folder, min_free_bytes=0, **settings), ledger, rates=rates)
+        # A stream of events ends with what was missed: this client waits for the end of every answer.
+        app.state.feed.close()
         made = TestClient(app, base_url=base_url)
         made.ledger = ledger
         return made

@@ -1,0 +1,268 @@
+"""Why a study has no report, or where it is: in plain words, with what to do.
+
+Each sentence answers a person who has never seen the gateway: first what is so, then why, then the button or
+the command that mends it. The runbook has the long form.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from service.api.mends import Step, delivery_steps, failure_steps, problems, reason_steps
+from service.api.progress import Progress
+from service.api.schemas import DeliveryOut, StudyOut
+from service.api.situation import Situation
+from service.core.results import Finding
+from service.core.states import DeliveryState, InstanceState, StudyState
+
+Tone = Literal["good", "waits", "wrong", "none"]
+# What each stage is called to people.
+_WORK = {
+    "decode": "a film waits to be decoded",
+    "infer": "a film waits for the network",
+    "report": "the report waits to be built",
+}
+_NOTHING = Step("Nothing: it goes on by itself.")
+_DONE = {DeliveryState.DELIVERED, DeliveryState.CONFIRMED}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one study.
+
+    Attributes
+    ----------
+    tone
+        "good": the report is where it should be. "waits": it comes by itself. "wrong": somebody has to do
+        something. "none": there is no report and there will be none, and that is as it should be.
+    said
+        One sentence.
+    why
+        What it rests on, a sentence each.
+    steps
+        What to do, in this order.
+    """
+
+    tone: Tone
+    said: str
+    why: Sequence[str] = ()
+    steps: Sequence[Step] = field(default=(_NOTHING,))
+
+
+def explain(
+    study: StudyOut, progress: Progress, situation: Situation, destinations: Sequence[str], moment: datetime
+) -> Answer:
+    """Return where a study's report is, and what to do if it is nowhere.
+
+    Parameters
+    ----------
+    destinations
+        Names of those that are configured.
+    moment
+        Now.
+    """
+    if study.state == StudyState.HELD:
+        return _held(study)
+    if study.state == StudyState.FAILED:
+        return _failed(study, progress)
+    if study.state in (StudyState.RECEIVING, StudyState.ANALYSING):
+        return _in_work(study, progress, situation, moment)
+    return _reported(study, progress, situation, destinations)
+
+
+def notes(study: StudyOut, answer: Answer) -> list[str]:
+    """Return what else needs a person, beside what `answer` says already."""
+    said = {*answer.why, study.reason}
+    parts = (study.attention or "").split("; ")
+    return [part for part in parts if part and not any(part in (line or "") for line in said)]
+
+
+def _held(study: StudyOut) -> Answer:
+    return Answer(
+        "wrong",
+        "No report: this study holds images of two patients, so nothing of it is reported or sent.",
+        [study.reason or "Two patient IDs came under one Study Instance UID."],
+        [
+            Step("Find out whose images they are, and correct the patient in the PACS or on the modality."),
+            Step("Send the corrected images again under the same UIDs: the study then goes on by itself."),
+            Step("If the corrected images are here already, let it be looked at again.", button="retry"),
+        ],
+    )
+
+
+def _failed(study: StudyOut, progress: Progress) -> Answer:
+    reason = study.reason or "the reason was not recorded"
+    if progress.expired_at is not None:
+        return Answer(
+            "wrong",
+            "No report: the study was never finished, and its files have been removed since.",
+            [study.attention or reason],
+            [Step("Mend what is named here, then send the study again from the PACS: it is analysed anew.")],
+        )
+    return Answer("wrong", "No report: the analysis failed.", [f"{reason}."], failure_steps(reason))
+
+
+def _in_work(study: StudyOut, progress: Progress, situation: Situation, moment: datetime) -> Answer:
+    again = "A report of earlier images is out; a new one is being made." if study.reports else ""
+    why = [again] if again else []
+    waiting = progress.waiting
+    stages = list(dict.fromkeys(item.stage for item in waiting))
+    found = problems(situation, [*stages, "scheduler"])
+    errors = [
+        f"{_WORK[item.stage]}: begun {item.attempts} time(s), and ended by {item.last_error or 'its death'}"
+        for item in waiting
+        if item.attempts and not item.at_work
+    ]
+    if found:
+        first, *others = found
+        why += [f"{_WORK[stage][0].upper()}{_WORK[stage][1:]}." for stage in stages]
+        why += [first.why, *(other.said for other in others)]
+        return Answer("wrong", f"No report yet: {first.said}", why, first.steps)
+    if errors:
+        why += [f"{errors[0]}. After three times it is given up, and a button here gives another try."]
+        return Answer("waits", "No report yet: the work on it went wrong, and is tried again.", why)
+    if waiting:
+        busy = any(item.at_work for item in waiting)
+        said = "is being worked on now" if busy else f"{_WORK[stages[0]]} for its turn"
+        why += _queue_lines(stages, situation)
+        return Answer("waits", f"No report yet: {'it ' if busy else ''}{said}.", why)
+    if progress.due_at is not None and progress.due_at > moment:
+        seconds = max(1, round((progress.due_at - moment).total_seconds()))
+        why += [
+            "More images of the same study may follow, and one report speaks of all of them "
+            "(HILUM_STUDY_QUIET_SECONDS, HILUM_STUDY_MAX_WAIT_SECONDS)."
+        ]
+        return Answer("waits", f"No report yet: Hilum waits {seconds} s more for images of this study.", why)
+    return Answer("waits", "No report yet: it is concluded within seconds.", why)
+
+
+def _queue_lines(stages: Sequence[str], situation: Situation) -> list[str]:
+    return [
+        f"{queue.waiting} wait for {queue.name}, the oldest for {queue.oldest_seconds:.0f} s."
+        for queue in situation.queues
+        if queue.name in stages and queue.waiting
+    ]
+
+
+def _reported(
+    study: StudyOut, progress: Progress, situation: Situation, destinations: Sequence[str]
+) -> Answer:
+    current = [item for item in study.deliveries if item.revision == study.revision]
+    living = [item for item in current if item.state != DeliveryState.WITHDRAWN]
+    parked = [item for item in living if item.state == DeliveryState.PARKED]
+    pending = [item for item in living if item.state == DeliveryState.PENDING]
+    if parked:
+        return _parked(parked)
+    if pending:
+        return _pending(pending, situation)
+    if any(item.state in _DONE for item in living):
+        return _there(study, living)
+    if study.result is not None and study.result.finding == Finding.NOT_ANALYSED:
+        return _not_analysed(study)
+    if not destinations:
+        return Answer(
+            "wrong",
+            "The report is made and stays here: no destination is configured.",
+            ["HILUM_DESTINATIONS is empty, so Hilum knows no PACS to send it to."],
+            [
+                Step("Name the PACS, start Hilum again, and send the study again.", _SET_DESTINATION),
+            ],
+        )
+    if current:
+        why = [f"{item.kind} for {item.destination}: {item.last_error}." for item in current[:3]]
+        return Answer(
+            "wrong", "The report was made and not sent.", why, [Step("Read why; then:", button="retry")]
+        )
+    return Answer(
+        "none",
+        "A result is here, and no destination wants a report of it.",
+        ["`objects` and `not_analysed` of each destination in HILUM_CONFIG decide who gets what."],
+        [Step("Nothing, if that is meant.")],
+    )
+
+
+_SET_DESTINATION = "HILUM_DESTINATIONS=PACS=dicom://AETITLE@pacs.example:104"
+
+
+def _parked(parked: Sequence[DeliveryOut]) -> Answer:
+    first = parked[0]
+    names = " and ".join(dict.fromkeys(item.destination for item in parked))
+    error = first.last_error or "no reason was given"
+    own = error.startswith(("not sent", "no destination", "the report's file"))
+    said = (
+        f"The report was made and is not in {names}: it waits for a person."
+        if own
+        else f"The report was made, and {names} refused it: it waits for a person."
+    )
+    why = [f"{item.kind} for {item.destination}: {item.last_error}." for item in parked[:3]]
+    return Answer("wrong", said, why, delivery_steps(error))
+
+
+def _pending(pending: Sequence[DeliveryOut], situation: Situation) -> Answer:
+    for item in pending:
+        gone = situation.away.get(item.destination)
+        if gone is None:
+            continue
+        return Answer(
+            "wrong",
+            f"The report is made and waits: {item.destination} cannot be reached.",
+            [
+                f"{gone.error}.",
+                f"{gone.failures} tries since {gone.since:%Y-%m-%d %H:%M} UTC; the next one at "
+                f"{gone.next_try:%H:%M:%S} UTC. Nothing is lost: all that waits goes out when it is back.",
+            ],
+            [
+                Step(
+                    f"See that {item.destination} runs, that its address and AE title are right, and that it "
+                    "lets ours in.",
+                    "hilum doctor",
+                ),
+                Step("To try this study at once:", button="retry"),
+            ],
+        )
+    found = problems(situation, ["deliver", "scheduler"])
+    if found:
+        return Answer(
+            "wrong", f"The report is made and waits: {found[0].said}", [found[0].why], found[0].steps
+        )
+    errors = [
+        f"{item.kind} for {item.destination}: {item.last_error}." for item in pending if item.last_error
+    ]
+    names = " and ".join(dict.fromkeys(item.destination for item in pending))
+    if errors:
+        return Answer("waits", f"The report is made; sending it to {names} is tried again.", errors[:3])
+    return Answer("waits", f"The report is made and is being sent to {names}.")
+
+
+def _there(study: StudyOut, living: Sequence[DeliveryOut]) -> Answer:
+    names = " and ".join(dict.fromkeys(item.destination for item in living if item.state in _DONE))
+    proven = all(item.state == DeliveryState.CONFIRMED for item in living)
+    what = "The report"
+    if study.result is not None and study.result.finding == Finding.NOT_ANALYSED:
+        what = "A report that nothing was analysed"
+    said = f"{what} is in {names}{', and that is proven' if proven else ''}."
+    why = (
+        []
+        if proven
+        else [f"{names} answered success; what proves that it keeps the report has not come yet."]
+    )
+    if study.result is not None and study.result.reason:
+        why.append(f"{study.result.reason}.")
+    steps = [Step("If a viewer does not show it: open the study anew, and look for the series named “AI …”.")]
+    if study.result is not None and study.result.finding == Finding.NOT_ANALYSED:
+        steps = [*reason_steps(study.result.reason or ""), *steps]
+    return Answer("good", said, why, steps)
+
+
+def _not_analysed(study: StudyOut) -> Answer:
+    reason = (study.result.reason if study.result else None) or "no image could be analysed"
+    ignored = all(item.state == InstanceState.IGNORED for item in study.instances)
+    return Answer(
+        "none",
+        "No report: this study holds nothing that the network may look at."
+        if ignored
+        else "No report: nothing of this study was analysed, and no destination wants to be told so.",
+        [f"{line}." for line in dict.fromkeys(reason.split("; "))],
+        reason_steps(reason),
+    )

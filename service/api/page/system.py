@@ -1,0 +1,131 @@
+"""What the system page shows beside `service.api.situation`: destinations, models, certificates."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+from service.core.certificates import in_file
+from service.core.confirmation import unconfirmed
+from service.core.ledger import expected_revision
+from service.core.refusals import refusals
+from service.core.settings import Settings
+from service.core.states import DeliveryState, Kind
+from service.core.tables import Model, Outbox
+
+_FORMS = {
+    Kind.SR: "it rejected Comprehensive 3D SR, and gets Comprehensive SR",
+    Kind.HEATMAP: "it rejected JPEG, and gets heat maps uncompressed",
+}
+
+
+@dataclass(frozen=True)
+class DestinationState:
+    """One destination, or one that is not configured any more (`url` empty)."""
+
+    name: str
+    url: str
+    required: bool
+    pending: int = 0
+    parked: int = 0
+    last_delivered: datetime | None = None
+    last_error: str | None = None
+    remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class CertificateState:
+    """A certificate of ours, or one of a CA that we believe."""
+
+    name: str
+    said: str
+    ends_soon: bool
+
+
+@dataclass(frozen=True)
+class System:
+    destinations: Sequence[DestinationState]
+    models: Sequence[Model]
+    certificates: Sequence[CertificateState]
+    ledger: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def system(session: Session, settings: Settings) -> System:
+    """Return what is known of the installation."""
+    backend = (
+        "PostgreSQL" if make_url(settings.sqlalchemy_url).get_backend_name() == "postgresql" else "SQLite"
+    )
+    return System(
+        destinations=list(_destinations(session, settings)),
+        models=session.scalars(select(Model).order_by(Model.id.desc())).all(),
+        certificates=list(_certificates(settings)),
+        ledger=f"{backend}, revision {expected_revision()}",
+        settings={
+            "Our AE title": settings.ae_title,
+            "Ports": ", ".join(str(port) for port in settings.dimse_ports.values()),
+            "Quiet time": f"{settings.study_quiet_seconds:g} s, in all {settings.study_max_wait_seconds:g} s",
+            "Patients outside the validated population": "refused"
+            if settings.population == "refuse"
+            else "scored, with the limit stated",
+        },
+    )
+
+
+def _destinations(session: Session, settings: Settings) -> Iterator[DestinationState]:
+    waiting: dict[tuple[str, str], int] = {
+        (name, state): count
+        for name, state, count in session.execute(
+            select(Outbox.destination, Outbox.state, func.count())
+            .where(Outbox.state.in_((DeliveryState.PENDING, DeliveryState.PARKED)))
+            .group_by(Outbox.destination, Outbox.state)
+        )
+    }
+    remarks: dict[str, list[str]] = {}
+    for row in refusals(session, settings.destinations):
+        remarks.setdefault(row.destination, []).append(_FORMS[Kind(row.kind)])
+    for name, count in unconfirmed(session).items():
+        remarks.setdefault(name, []).append(f"it confirmed none of {count} deliveries of the last day")
+    known = {item.name: item for item in settings.destinations}
+    for name in dict.fromkeys([*known, *(name for name, _ in waiting)]):
+        item = known.get(name)
+        yield DestinationState(
+            name=name,
+            url=item.url if item else "",
+            required=item.required if item else False,
+            pending=waiting.get((name, DeliveryState.PENDING), 0),
+            parked=waiting.get((name, DeliveryState.PARKED), 0),
+            last_delivered=session.scalar(
+                select(func.max(Outbox.delivered_at)).where(Outbox.destination == name)
+            ),
+            last_error=session.scalar(
+                select(Outbox.last_error)
+                .where(
+                    Outbox.destination == name,
+                    Outbox.state.in_((DeliveryState.PENDING, DeliveryState.PARKED)),
+                    Outbox.last_error.is_not(None),
+                )
+                .order_by(Outbox.ready_at.desc())
+                .limit(1)
+            ),
+            remarks=remarks.get(name, []),
+        )
+
+
+def _certificates(settings: Settings) -> Iterator[CertificateState]:
+    files: dict[Path, str] = {}
+    for item in (settings.tls_files, *(found.tls for found in settings.destinations if found.tls)):
+        if item.certificate_file is not None:
+            files.setdefault(item.certificate_file, "ours")
+        if item.ca_file is not None:
+            files.setdefault(item.ca_file, "a CA that we believe")
+    for path, whose in files.items():
+        try:
+            for found in in_file(path):
+                yield CertificateState(f"{path.name}, {whose}", str(found), found.ends_soon)
+        except (OSError, ValueError) as fault:
+            yield CertificateState(f"{path.name}, {whose}", f"cannot be read ({type(fault).__name__})", True)
