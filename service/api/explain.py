@@ -4,17 +4,17 @@ Each sentence answers a person who has never seen the gateway: first what is so,
 the command that mends it. The runbook has the long form.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, tzinfo
 from typing import Literal
 
-from service.api.mends import Step, delivery_steps, failure_steps, problems, reason_steps
+from service.api.mends import Step, away_steps, delivery_steps, failure_steps, problems, reason_steps
 from service.api.progress import Progress
 from service.api.schemas import DeliveryOut, StudyOut
 from service.api.situation import Situation
 from service.core.results import Finding
-from service.core.states import DeliveryState, InstanceState, StudyState
+from service.core.states import DeliveryState, InstanceState, Kind, StudyState
 
 Tone = Literal["good", "waits", "wrong", "none"]
 # What each stage is called to people.
@@ -23,6 +23,18 @@ _WORK = {
     "infer": "a film waits for the network",
     "report": "the report waits to be built",
 }
+KINDS: Mapping[str, str] = {
+    Kind.SR: "Structured report",
+    Kind.COMPREHENSIVE_SR: "Structured report (Comprehensive SR)",
+    Kind.TEXT: "Report as text",
+    Kind.NOT_ANALYSED: "Report “not analysed”",
+    Kind.HEATMAP: "Heat map",
+    Kind.PLAIN_HEATMAP: "Heat map (uncompressed)",
+    Kind.GSPS: "Marks over the film",
+    Kind.PDF: "Page (PDF)",
+    Kind.REJECTION: "Rejection note",
+}
+"""What objects are called to people."""
 _NOTHING = Step("Nothing: it goes on by itself.")
 _DONE = {DeliveryState.DELIVERED, DeliveryState.CONFIRMED}
 
@@ -51,7 +63,12 @@ class Answer:
 
 
 def explain(
-    study: StudyOut, progress: Progress, situation: Situation, destinations: Sequence[str], moment: datetime
+    study: StudyOut,
+    progress: Progress,
+    situation: Situation,
+    destinations: Sequence[str],
+    moment: datetime,
+    zone: tzinfo | None,
 ) -> Answer:
     """Return where a study's report is, and what to do if it is nowhere.
 
@@ -59,23 +76,33 @@ def explain(
     ----------
     destinations
         Names of those that are configured.
-    moment
-        Now.
+    moment, zone
+        Now, and the zone in which times are told.
     """
     if study.state == StudyState.HELD:
-        return _held(study)
-    if study.state == StudyState.FAILED:
-        return _failed(study, progress)
-    if study.state in (StudyState.RECEIVING, StudyState.ANALYSING):
-        return _in_work(study, progress, situation, moment)
-    return _reported(study, progress, situation, destinations)
+        answer = _held(study)
+    elif study.state == StudyState.FAILED:
+        answer = _failed(study, progress)
+    elif study.state in (StudyState.RECEIVING, StudyState.ANALYSING):
+        answer = _in_work(study, progress, situation, moment)
+    else:
+        answer = _reported(study, situation, destinations, zone)
+    return replace(answer, why=[_sentence(line) for line in answer.why])
 
 
 def notes(study: StudyOut, answer: Answer) -> list[str]:
     """Return what else needs a person, beside what `answer` says already."""
-    said = {*answer.why, study.reason}
-    parts = (study.attention or "").split("; ")
-    return [part for part in parts if part and not any(part in (line or "") for line in said)]
+    told = " ".join([answer.said, *answer.why, study.reason or ""]).lower()
+    parts = [part for part in (study.attention or "").split("; ") if part]
+    return [_sentence(part) for part in parts if part.split(": ", 1)[-1].lower() not in told]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+
+
+def _name(item: DeliveryOut) -> str:
+    return KINDS.get(item.kind, item.kind)
 
 
 def _held(study: StudyOut) -> Answer:
@@ -100,7 +127,7 @@ def _failed(study: StudyOut, progress: Progress) -> Answer:
             [study.attention or reason],
             [Step("Mend what is named here, then send the study again from the PACS: it is analysed anew.")],
         )
-    return Answer("wrong", "No report: the analysis failed.", [f"{reason}."], failure_steps(reason))
+    return Answer("wrong", "No report: the analysis failed.", [reason], failure_steps(reason))
 
 
 def _in_work(study: StudyOut, progress: Progress, situation: Situation, moment: datetime) -> Answer:
@@ -116,7 +143,7 @@ def _in_work(study: StudyOut, progress: Progress, situation: Situation, moment: 
     ]
     if found:
         first, *others = found
-        why += [f"{_WORK[stage][0].upper()}{_WORK[stage][1:]}." for stage in stages]
+        why += [_WORK[stage] for stage in stages]
         why += [first.why, *(other.said for other in others)]
         return Answer("wrong", f"No report yet: {first.said}", why, first.steps)
     if errors:
@@ -146,7 +173,7 @@ def _queue_lines(stages: Sequence[str], situation: Situation) -> list[str]:
 
 
 def _reported(
-    study: StudyOut, progress: Progress, situation: Situation, destinations: Sequence[str]
+    study: StudyOut, situation: Situation, destinations: Sequence[str], zone: tzinfo | None
 ) -> Answer:
     current = [item for item in study.deliveries if item.revision == study.revision]
     living = [item for item in current if item.state != DeliveryState.WITHDRAWN]
@@ -155,7 +182,7 @@ def _reported(
     if parked:
         return _parked(parked)
     if pending:
-        return _pending(pending, situation)
+        return _pending(pending, situation, zone)
     if any(item.state in _DONE for item in living):
         return _there(study, living)
     if study.result is not None and study.result.finding == Finding.NOT_ANALYSED:
@@ -170,7 +197,7 @@ def _reported(
             ],
         )
     if current:
-        why = [f"{item.kind} for {item.destination}: {item.last_error}." for item in current[:3]]
+        why = [f"{_name(item)} for {item.destination}: {item.last_error}" for item in current[:3]]
         return Answer(
             "wrong", "The report was made and not sent.", why, [Step("Read why; then:", button="retry")]
         )
@@ -195,39 +222,32 @@ def _parked(parked: Sequence[DeliveryOut]) -> Answer:
         if own
         else f"The report was made, and {names} refused it: it waits for a person."
     )
-    why = [f"{item.kind} for {item.destination}: {item.last_error}." for item in parked[:3]]
+    why = [f"{_name(item)} for {item.destination}: {item.last_error}" for item in parked[:3]]
     return Answer("wrong", said, why, delivery_steps(error))
 
 
-def _pending(pending: Sequence[DeliveryOut], situation: Situation) -> Answer:
+def _pending(pending: Sequence[DeliveryOut], situation: Situation, zone: tzinfo | None) -> Answer:
     for item in pending:
         gone = situation.away.get(item.destination)
-        if gone is None:
-            continue
-        return Answer(
-            "wrong",
-            f"The report is made and waits: {item.destination} cannot be reached.",
-            [
-                f"{gone.error}.",
-                f"{gone.failures} tries since {gone.since:%Y-%m-%d %H:%M} UTC; the next one at "
-                f"{gone.next_try:%H:%M:%S} UTC. Nothing is lost: all that waits goes out when it is back.",
-            ],
-            [
-                Step(
-                    f"See that {item.destination} runs, that its address and AE title are right, and that it "
-                    "lets ours in.",
-                    "hilum doctor",
-                ),
-                Step("To try this study at once:", button="retry"),
-            ],
-        )
+        if gone is not None:
+            return Answer(
+                "wrong",
+                f"The report is made and waits: {item.destination} cannot be reached.",
+                [
+                    gone.error,
+                    f"{gone.failures} tries since {gone.since.astimezone(zone):%Y-%m-%d %H:%M:%S}, the next "
+                    f"one at {gone.next_try.astimezone(zone):%H:%M:%S}. Nothing is lost: all that waits goes "
+                    "out when it is back.",
+                ],
+                [*away_steps(item.destination), Step("To try this study at once:", button="retry")],
+            )
     found = problems(situation, ["deliver", "scheduler"])
     if found:
         return Answer(
             "wrong", f"The report is made and waits: {found[0].said}", [found[0].why], found[0].steps
         )
     errors = [
-        f"{item.kind} for {item.destination}: {item.last_error}." for item in pending if item.last_error
+        f"{_name(item)} for {item.destination}: {item.last_error}" for item in pending if item.last_error
     ]
     names = " and ".join(dict.fromkeys(item.destination for item in pending))
     if errors:
@@ -248,7 +268,7 @@ def _there(study: StudyOut, living: Sequence[DeliveryOut]) -> Answer:
         else [f"{names} answered success; what proves that it keeps the report has not come yet."]
     )
     if study.result is not None and study.result.reason:
-        why.append(f"{study.result.reason}.")
+        why.append(study.result.reason)
     steps = [Step("If a viewer does not show it: open the study anew, and look for the series named “AI …”.")]
     if study.result is not None and study.result.finding == Finding.NOT_ANALYSED:
         steps = [*reason_steps(study.result.reason or ""), *steps]
@@ -257,12 +277,12 @@ def _there(study: StudyOut, living: Sequence[DeliveryOut]) -> Answer:
 
 def _not_analysed(study: StudyOut) -> Answer:
     reason = (study.result.reason if study.result else None) or "no image could be analysed"
-    ignored = all(item.state == InstanceState.IGNORED for item in study.instances)
+    ignored = {item.state for item in study.instances} == {InstanceState.IGNORED}
     return Answer(
         "none",
         "No report: this study holds nothing that the network may look at."
         if ignored
         else "No report: nothing of this study was analysed, and no destination wants to be told so.",
-        [f"{line}." for line in dict.fromkeys(reason.split("; "))],
+        list(dict.fromkeys(reason.split("; "))),
         reason_steps(reason),
     )

@@ -6,9 +6,10 @@ Tables of what a message begins with or holds; the messages are those of the cod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from typing import Literal
 
-from service.api.situation import Situation
+from service.api.situation import Away, Situation
 from service.core.heartbeat import ROLES
 from service.core.removal import shown_bytes
 
@@ -59,8 +60,18 @@ _START = {
 }
 
 
+def all_problems(situation: Situation, zone: tzinfo | None) -> list[Problem]:
+    """Return all that is wrong: with the gateway, and with its destinations."""
+    return [
+        *problems(situation),
+        *(_away(name, gone, zone) for name, gone in situation.away.items()),
+    ]
+
+
 def problems(situation: Situation, roles: Sequence[str] = ROLES) -> list[Problem]:
     """Return what is wrong with the gateway, as far as these roles are concerned; the cause comes first."""
+    if set(situation.faults) >= set(ROLES):
+        return [_nothing_runs()]
     faults = {role: fault for role, fault in situation.faults.items() if role in roles or role == "ledger"}
     found = []
     if "Redis" in faults.get("scheduler", ""):
@@ -90,6 +101,41 @@ def _redis() -> Problem:
     )
 
 
+def _nothing_runs() -> Problem:
+    return Problem(
+        "all",
+        "of Hilum only this page runs.",
+        "Neither the listener nor the scheduler nor a worker has been heard of for a while: nothing is taken "
+        "in, analysed or sent.",
+        [
+            Step("With Docker:", "docker compose up -d"),
+            Step("Else:", "hilum up"),
+            Step(
+                "If they end again: what is wrong with the machine or the settings is said by", "hilum doctor"
+            ),
+        ],
+    )
+
+
+def _away(name: str, gone: Away, zone: tzinfo | None) -> Problem:
+    since, next_try = gone.since.astimezone(zone), gone.next_try.astimezone(zone)
+    return Problem(
+        f"away-{name}",
+        f"{name} cannot be reached, and reports for it wait.",
+        f"{gone.error}. {gone.failures} tries since {since:%Y-%m-%d %H:%M:%S}, the next one at "
+        f"{next_try:%H:%M:%S}. Nothing is lost: all that waits goes out when it is back.",
+        away_steps(name),
+    )
+
+
+def away_steps(name: str) -> list[Step]:
+    """Return what to do about a destination that cannot be reached."""
+    return [
+        Step(f"See that {name} runs, that its address and AE title are right, and that it lets ours in."),
+        Step("Ask from this machine:", "hilum doctor"),
+    ]
+
+
 def _silent(role: str, fault: str) -> Problem:
     service, command = _START.get(role, ("api", "hilum up"))
     if "waiting" in fault:
@@ -109,7 +155,7 @@ def _silent(role: str, fault: str) -> Problem:
         f"{fault[0].upper()}{fault[1:]}.",
         [
             Step("With Docker:", f"docker compose up -d {service}"),
-            Step("Else; under `hilum up` it is started again by itself:", command),
+            Step("Else, unless it runs under “hilum up”, which starts it again by itself:", command),
             Step("If it ends again, the last lines of its log say why."),
         ],
     )

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
 from service.api.app import create_app
+from service.api.feed import Feed
 from service.api.rates import Rates
 from service.api.server import BoundedProtocol, Server, configuration
 from service.api.stow import Bounds
@@ -50,8 +52,11 @@ def stored(answer: httpx.Response) -> list[str]:
     return [item["00081155"]["Value"][0] for item in items]
 
 
+@dataclass
 class Web(Door):
     """An API in this process."""
+
+    feed: Feed
 
     @property
     def url(self) -> str:
@@ -88,7 +93,7 @@ def web(
         thread.start()
         try:
             eventually(lambda: server.started)
-            yield Web(made, ledger)
+            yield Web(made, ledger, app.state.feed)
         finally:
             server.should_exit = True
             thread.join(20)

@@ -44,7 +44,7 @@ def client(tmp_path: Path, three_studies: Path) -> Iterator[Callable[..., Any]]:
         # A stream of events ends with what was missed: this client waits for the end of every answer.
         app.state.feed.close()
         made = TestClient(app, base_url=base_url)
-        made.ledger = ledger
+        made.ledger, made.data_dir = ledger, folder
         return made
 
     yield make

@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from service.api import schemas
+from service.api.explain import KINDS
 from service.api.roles import Act
 from service.core.ledger import now
 from service.core.removal import shown_bytes
@@ -79,7 +80,7 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-_environment.globals["Act"] = Act
+_environment.globals.update(Act=Act, KINDS=KINDS)
 _environment.filters.update(
     local=_local, percent=_percent, age=_age, since=_since, moment=_moment, size=shown_bytes
 )

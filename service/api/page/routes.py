@@ -10,7 +10,7 @@ from service.api import status
 from service.api.access import SESSION_SECONDS, Access
 from service.api.find import MOST, find_studies
 from service.api.gate import cookie_name, refuse_other_sites
-from service.api.mends import problems
+from service.api.mends import all_problems
 from service.api.page.lists import Filters
 from service.api.page.render import page, policy
 from service.api.page.system import system
@@ -93,7 +93,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access, lookout: Loo
             first=cursor is None and newer is None,
             most=_PAGE_ROWS,
             situation=situation,
-            problems=problems(situation),
+            problems=all_problems(situation, settings.zone),
             zone=settings.zone,
         )
 
@@ -111,7 +111,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access, lookout: Loo
             found=found,
             most=MOST,
             situation=situation,
-            problems=problems(situation),
+            problems=all_problems(situation, settings.zone),
             zone=settings.zone,
             by_patient=caller.may(Act.SEE_PATIENTS),
         )
@@ -126,7 +126,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access, lookout: Loo
             caller=caller,
             system=known,
             situation=situation,
-            problems=problems(situation),
+            problems=all_problems(situation, settings.zone),
             zone=settings.zone,
         )
 

@@ -9,7 +9,7 @@ from service.api import actions
 from service.api.actions import StudyUID
 from service.api.explain import explain, notes
 from service.api.find import patients_of
-from service.api.mends import problems
+from service.api.mends import all_problems
 from service.api.page import pictures
 from service.api.page.render import page
 from service.api.page.routes import FROM_OUR_PAGE
@@ -42,7 +42,7 @@ def study_routes(settings: Settings, ledger: Ledger, lookout: Lookout, audit: Au
             documents = pictures.documents_of(session, study_instance_uid)
             patients = patients_of(session, study_instance_uid) if sees_patients else []
         names = [item.name for item in settings.destinations]
-        answer = explain(found, progress, situation, names, now())
+        answer = explain(found, progress, situation, names, now(), settings.zone)
         if patients:
             ids = [(item.patient_id, item.issuer_of_patient_id) for item in patients]
             audit.study_seen(study_instance_uid, ids, caller.name or "")
@@ -59,7 +59,7 @@ def study_routes(settings: Settings, ledger: Ledger, lookout: Lookout, audit: Au
             sees_films=sees_films,
             expired_at=progress.expired_at,
             situation=situation,
-            problems=problems(situation),
+            problems=all_problems(situation, settings.zone),
             zone=settings.zone,
             may_retry=caller.may(Act.RETRY),
             may_send_as_built=parked and caller.may(Act.SEND_AS_BUILT),

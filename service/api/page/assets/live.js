@@ -61,6 +61,7 @@ function place(row) {
   const focused = before?.contains(document.activeElement);
   if (!fits(row)) return before?.remove();
   if (before) {
+    if (before.outerHTML === row.outerHTML) return;
     before.replaceWith(row);
     if (focused) row.querySelector("a").focus();
     return;
