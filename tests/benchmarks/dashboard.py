@@ -190,7 +190,8 @@ def measure(name: str, database_url: str | None, studies: int) -> float:
             for _ in range(_ROUNDS):
                 for what, ask in asked.items():
                     before = time.perf_counter()
-                    assert ask().status_code in (200, 303), what
+                    answer = ask()
+                    assert answer.status_code in (200, 303), f"{what}: {answer.status_code} {answer.text}"
                     times[what].append(1000 * (time.perf_counter() - before))
         for what, taken in times.items():
             late = statistics.quantiles(taken, n=20)[-1]

@@ -170,7 +170,7 @@ def test_a_film_is_shown_with_its_activation_map_and_answers_to_sliders_and_keys
     page.locator(".stage").focus()
     page.keyboard.press("+")
     page.keyboard.press("ArrowRight")
-    assert "scale(1.25)" in style("layers")
+    assert "scale(1.2)" in style("layers")
     assert "translate(-30px, 0px)" in style("layers")
     page.locator(".film").screenshot(path=screenshots / "film-windowed.png")
     page.get_by_role("button", name="Put back").click()

@@ -1,5 +1,5 @@
 // Window and level, zoom, and the activation map over a film; by slider, key, wheel or drag.
-const STEP = { window: 10, level: 5, zoom: 25, opacity: 5 };
+const STEP = { window: 10, level: 5, zoom: 20, opacity: 5 };
 
 function begin(film) {
   const stage = film.querySelector(".stage");
