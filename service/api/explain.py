@@ -235,7 +235,7 @@ def _pending(pending: Sequence[DeliveryOut], situation: Situation, zone: tzinfo 
                 f"The report is made and waits: {item.destination} cannot be reached.",
                 [
                     gone.error,
-                    f"{gone.failures} tries since {gone.since.astimezone(zone):%Y-%m-%d %H:%M:%S}, the next "
+                    f"tried {gone.failures} time(s) since {gone.since.astimezone(zone):%Y-%m-%d %H:%M:%S}, the next "
                     f"one at {gone.next_try.astimezone(zone):%H:%M:%S}. Nothing is lost: all that waits goes "
                     "out when it is back.",
                 ],

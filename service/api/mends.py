@@ -122,7 +122,7 @@ def _away(name: str, gone: Away, zone: tzinfo | None) -> Problem:
     return Problem(
         f"away-{name}",
         f"{name} cannot be reached, and reports for it wait.",
-        f"{gone.error}. {gone.failures} tries since {since:%Y-%m-%d %H:%M:%S}, the next one at "
+        f"{gone.error}. Tried {gone.failures} time(s) since {since:%Y-%m-%d %H:%M:%S}, the next one at "
         f"{next_try:%H:%M:%S}. Nothing is lost: all that waits goes out when it is back.",
         away_steps(name),
     )

@@ -169,15 +169,14 @@ def _count(session: Session, condition: Any) -> int:
 def _oldest(session: Session) -> tuple[datetime, str] | None:
     """Return the oldest study that is in work, or whose reports wait to be sent."""
     study = select(Study.received_at, Study.study_instance_uid)
+    # One query a state, so that each is a look into an index.
     found = [
-        session.execute(study.where(Study.state.in_(_IN_WORK)).order_by(Study.id).limit(1)).first(),
-        session.execute(
-            study.join(Report, Report.study_id == Study.id)
-            .join(Outbox, Outbox.report_id == Report.id)
-            .where(Outbox.state == DeliveryState.PENDING)
-            .order_by(Outbox.id)
-            .limit(1)
-        ).first(),
+        session.execute(study.where(Study.state == state).order_by(Study.id).limit(1)).first()
+        for state in _IN_WORK
     ]
+    first = session.scalar(select(func.min(Outbox.id)).where(Outbox.state == DeliveryState.PENDING))
+    if first is not None:
+        sent = study.join(Report, Report.study_id == Study.id).join(Outbox, Outbox.report_id == Report.id)
+        found.append(session.execute(sent.where(Outbox.id == first)).first())
     rows = [(row.received_at, row.study_instance_uid) for row in found if row is not None]
     return min(rows, default=None)

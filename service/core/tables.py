@@ -301,7 +301,7 @@ class Outbox(Leased, Base):
         UniqueConstraint("destination", "report_id"),
         Index("ix_outbox_work", "state", "ready_at"),
         Index("ix_outbox_report", "report_id"),
-        Index("ix_outbox_delivered_at", "destination", "delivered_at"),
+        Index("ix_outbox_destination", "destination", "state", "delivered_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -121,7 +121,8 @@ def lines_of(document: Dataset) -> tuple[list[str], Sequence[ContentItem]]:
     items = list(content_tree(document))
     first = [item.value for item in items if item.name_code[0] == _CONCLUSION]
     comments = [item.value for item in items if item.name_code[0] == _COMMENT]
-    return list(dict.fromkeys([*first, *comments])), items
+    others = [item for item in comments if not any(item in said for said in first)]
+    return list(dict.fromkeys([*first, *others])), items
 
 
 def _instance(session: Session, study_instance_uid: str, instance_id: int) -> Instance | None:

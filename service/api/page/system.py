@@ -14,7 +14,7 @@ from service.core.confirmation import unconfirmed
 from service.core.ledger import expected_revision
 from service.core.refusals import refusals
 from service.core.settings import Settings
-from service.core.states import DeliveryState, Kind
+from service.core.states import DELIVERED_STATES, DeliveryState, Kind
 from service.core.tables import Model, Outbox
 
 _FORMS = {
@@ -77,43 +77,53 @@ def system(session: Session, settings: Settings) -> System:
 
 
 def _destinations(session: Session, settings: Settings) -> Iterator[DestinationState]:
-    waiting: dict[tuple[str, str], int] = {
-        (name, state): count
-        for name, state, count in session.execute(
-            select(Outbox.destination, Outbox.state, func.count())
-            .where(Outbox.state.in_((DeliveryState.PENDING, DeliveryState.PARKED)))
-            .group_by(Outbox.destination, Outbox.state)
-        )
-    }
     remarks: dict[str, list[str]] = {}
     for row in refusals(session, settings.destinations):
         remarks.setdefault(row.destination, []).append(_FORMS[Kind(row.kind)])
     for name, count in unconfirmed(session).items():
         remarks.setdefault(name, []).append(f"it confirmed none of {count} deliveries of the last day")
     known = {item.name: item for item in settings.destinations}
-    for name in dict.fromkeys([*known, *(name for name, _ in waiting)]):
+    unsettled = (DeliveryState.PENDING, DeliveryState.PARKED)
+    named = [select(Outbox.destination).where(Outbox.state == state).distinct() for state in unsettled]
+    others = [name for statement in named for name in session.scalars(statement)]
+    for name in dict.fromkeys([*known, *others]):
         item = known.get(name)
+        delivered = [_last_delivered(session, name, state) for state in DELIVERED_STATES]
+        pending, parked = (_count(session, name, state) for state in unsettled)
         yield DestinationState(
             name=name,
             url=item.url if item else "",
             required=item.required if item else False,
-            pending=waiting.get((name, DeliveryState.PENDING), 0),
-            parked=waiting.get((name, DeliveryState.PARKED), 0),
-            last_delivered=session.scalar(
-                select(func.max(Outbox.delivered_at)).where(Outbox.destination == name)
-            ),
-            last_error=session.scalar(
-                select(Outbox.last_error)
-                .where(
-                    Outbox.destination == name,
-                    Outbox.state.in_((DeliveryState.PENDING, DeliveryState.PARKED)),
-                    Outbox.last_error.is_not(None),
-                )
-                .order_by(Outbox.ready_at.desc())
-                .limit(1)
-            ),
+            pending=pending,
+            parked=parked,
+            last_delivered=max(filter(None, delivered), default=None),
+            last_error=_last_error(session, name),
             remarks=remarks.get(name, []),
         )
+
+
+def _count(session: Session, name: str, state: str) -> int:
+    found = select(func.count()).where(Outbox.destination == name, Outbox.state == state)
+    return session.scalar(found) or 0
+
+
+def _last_delivered(session: Session, name: str, state: str) -> datetime | None:
+    return session.scalar(
+        select(func.max(Outbox.delivered_at)).where(Outbox.destination == name, Outbox.state == state)
+    )
+
+
+def _last_error(session: Session, name: str) -> str | None:
+    for state in (DeliveryState.PENDING, DeliveryState.PARKED):
+        error = session.scalar(
+            select(Outbox.last_error)
+            .where(Outbox.destination == name, Outbox.state == state, Outbox.last_error.is_not(None))
+            .order_by(Outbox.ready_at.desc())
+            .limit(1)
+        )
+        if error is not None:
+            return error
+    return None
 
 
 def _certificates(settings: Settings) -> Iterator[CertificateState]:

@@ -12,7 +12,7 @@ _INDEXES = (
     ("ix_study_finding", "study", ["finding"]),
     ("ix_subject_accession_number", "subject", ["accession_number"]),
     ("ix_subject_patient_id", "subject", ["patient_id"]),
-    ("ix_outbox_delivered_at", "outbox", ["destination", "delivered_at"]),
+    ("ix_outbox_destination", "outbox", ["destination", "state", "delivered_at"]),
 )
 
 
