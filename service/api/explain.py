@@ -235,9 +235,9 @@ def _pending(pending: Sequence[DeliveryOut], situation: Situation, zone: tzinfo 
                 f"The report is made and waits: {item.destination} cannot be reached.",
                 [
                     gone.error,
-                    f"tried {gone.failures} time(s) since {gone.since.astimezone(zone):%Y-%m-%d %H:%M:%S}, the next "
-                    f"one at {gone.next_try.astimezone(zone):%H:%M:%S}. Nothing is lost: all that waits goes "
-                    "out when it is back.",
+                    f"tried {gone.failures} time(s) since {gone.since.astimezone(zone):%Y-%m-%d %H:%M:%S}, "
+                    f"the next one at {gone.next_try.astimezone(zone):%H:%M:%S}. Nothing is lost: all that "
+                    "waits goes out when it is back.",
                 ],
                 [*away_steps(item.destination), Step("To try this study at once:", button="retry")],
             )

@@ -1,9 +1,10 @@
 """A study by what people have of it: its UID, or, for those who may see patients, accession number or ID."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api import schemas, status
@@ -11,6 +12,7 @@ from service.core.tables import Study, Subject, Tombstone
 from service.core.tombstones import tombstone_of
 
 MOST = 100
+_BEGINS_A_UID = re.compile(r"[0-9]+\.[0-9.]*")
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,18 @@ def find_studies(session: Session, text: str, *, by_patient: bool) -> Found:
     text = "".join(letter for letter in text if letter.isprintable()).strip()
     if not text:
         return Found([])
-    fits = Study.study_instance_uid.startswith(text, autoescape=True)
+    conditions = [Study.study_instance_uid == text]
     if by_patient:
-        theirs = select(Subject.study_id).where(
-            or_(Subject.accession_number == text, Subject.patient_id == text)
-        )
-        fits = or_(fits, Study.id.in_(theirs))
-    studies = session.scalars(select(Study).where(fits).order_by(Study.id.desc()).limit(MOST)).all()
-    erased = None if studies else tombstone_of(session, text)
-    return Found([status.summary(study) for study in studies], erased)
+        # One query an index.
+        for column in (Subject.accession_number, Subject.patient_id):
+            conditions.append(Study.id.in_(select(Subject.study_id).where(column == text)))
+    if _BEGINS_A_UID.fullmatch(text):
+        conditions.append(Study.study_instance_uid.startswith(text))
+    for fits in conditions:
+        studies = session.scalars(select(Study).where(fits).order_by(Study.id.desc()).limit(MOST)).all()
+        if studies:
+            return Found([status.summary(study) for study in studies])
+    return Found([], tombstone_of(session, text))
 
 
 def patients_of(session: Session, study_instance_uid: str) -> Sequence[Subject]:

@@ -1,21 +1,29 @@
 """The dashboard in a real browser: what is seen, by whom, how soon, and that everybody can use it."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from service.core.circuits import failed
+from service.core.enqueue import Enqueuer
+from service.core.errors import OutOfResources
 from service.core.heartbeat import ROLES, beat
+from service.core.leases import DECODE, claim, release
+from service.core.ledger import record_event
 from service.core.states import StudyState
-from service.core.tables import Study
+from service.core.tables import Heartbeat, Study
+from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
+from tests.faults.pacs import Pacs
 from tests.faults.web import Web, web
-from tests.pipeline import film, receive, says, work
-from tests.servers import ROOT, Gateway, ServerError, eventually, executable
+from tests.pipeline import film, receive, says, send_all, work
+from tests.servers import ROOT, Gateway, ServerError, eventually, executable, free_port
 from tests.tokens import SECRETS, entries
 from worker.context import Context
 
@@ -205,8 +213,6 @@ def test_a_list_that_is_filtered_follows_what_happens(running: Web, context: Con
     page.get_by_text("No study fits these filters.").wait_for()
 
     def fail(session: Any, study: Study) -> None:
-        from service.core.ledger import record_event
-
         study.state, study.reason = StudyState.FAILED, "inference failed 3 times (its process died)"
         record_event(session, study, "failed", study.reason)
 
@@ -217,6 +223,124 @@ def test_a_list_that_is_filtered_follows_what_happens(running: Web, context: Con
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="No report: the analysis failed.").wait_for()
     assert page.get_by_text("Ask a clinician or an administrator to press Retry").is_visible()
+
+
+def _refused(status: int) -> Callable[[Context], str]:
+    def cause(context: Context) -> str:
+        port = urlsplit(context.settings.destinations[0].url).port
+        with Pacs(statuses=[status] * 9, queries=False, port=port).serving():
+            uid = analysed(context)
+            send_all(context)
+        return uid
+
+    return cause
+
+
+def _pacs_down(context: Context) -> str:
+    uid = analysed(context)
+    send_all(context, rounds=1)
+    return uid
+
+
+def _waits(context: Context) -> str:
+    made = film()
+    receive(context, made)
+    return str(made.StudyInstanceUID)
+
+
+def _silent(context: Context) -> str:
+    with context.ledger.write() as session:
+        session.execute(delete(Heartbeat).where(Heartbeat.role == "decode"))
+    return _waits(context)
+
+
+def _no_redis(context: Context) -> str:
+    with context.ledger.write() as session:
+        session.execute(delete(Heartbeat).where(Heartbeat.role == "scheduler"))
+    uid = _waits(context)
+    assert not Enqueuer(context.ledger, f"redis://127.0.0.1:{free_port()}/0").enqueue_ready()
+    beat(context.ledger, "scheduler", "Redis cannot be reached")
+    return uid
+
+
+def _two_patients(context: Context) -> str:
+    one = film(PatientID="A")
+    receive(context, one, film(1, PatientID="B", StudyInstanceUID=one.StudyInstanceUID))
+    work(context)
+    return str(one.StudyInstanceUID)
+
+
+def _killed_three_times(context: Context) -> str:
+    uid = _waits(context)
+    for _ in range(3):
+        (lease,) = claim(context.ledger, DECODE, 1)
+        release(context.ledger, lease, "its process died", 0)
+    give_up_exhausted(context.ledger)
+    work(context)
+    return uid
+
+
+def _lateral(context: Context) -> str:
+    return analysed(context, ViewPosition="LL")
+
+
+def _adult(context: Context) -> str:
+    return analysed(context, PatientAge="064Y")
+
+
+# The failure, what the page begins with, one of the things that it says are to be done.
+_CAUSES: dict[str, tuple[Callable[[Context], str], str, str]] = {
+    "pacs-down": (_pacs_down, "The report is made and waits: PACS cannot be reached.", "See that PACS runs"),
+    "not-authorised": (_refused(0x0124), "The report was made, and PACS refused it", "allow our AE title"),
+    "sop-class": (_refused(0x0122), "The report was made, and PACS refused it", "Let the PACS accept"),
+    "identity": (_refused(0xA778), "The report was made, and PACS refused it", "Correct the patient"),
+    "no-worker": (_silent, "No report yet: no worker decodes films.", "hilum worker --queue decode"),
+    "redis-down": (_no_redis, "No report yet: Redis cannot be reached.", "docker compose restart redis"),
+    "held": (_two_patients, "No report: this study holds images of two patients", "Find out whose images"),
+    "killed": (_killed_three_times, "No report: the analysis failed.", "Give the worker more memory"),
+    "not-chest": (_lateral, "The report is made and waits", "See that PACS runs"),
+    "population": (_adult, "The report is made and waits", "See that PACS runs"),
+}
+
+
+@pytest.mark.parametrize("cause", _CAUSES)
+def test_a_stranger_reads_why_a_study_has_no_report_and_what_to_do(
+    cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Page, screenshots: Path
+) -> None:
+    """Each is caused as it comes about: by the code that meets it, not by writing down what it would say."""
+    says(monkeypatch, 0.9)
+    fault, words, to_do = _CAUSES[cause]
+    settings = {"study_quiet_seconds": 0, "destinations": f"PACS=dicom://PACS@127.0.0.1:{free_port()}"}
+    with web(tmp_path, **settings) as running:
+        for role in ROLES:
+            beat(running.ledger, role)
+        context = Context.open(running.settings)
+        uid = fault(context)
+        if cause in ("not-chest", "population"):
+            send_all(context, rounds=1)
+        page.goto(running.url)
+        page.locator("#rows a").first.click()
+        page.locator("#answer").wait_for()
+        assert page.url.endswith(uid)
+        page.screenshot(path=screenshots / f"why-{cause}.png")
+        assert page.locator("#answer-said").inner_text().startswith(words)
+        assert to_do in page.locator("#answer").inner_text()
+        context.ledger.close()
+
+
+def test_a_full_disk_is_said_on_every_page(tmp_path: Path, page: Page, screenshots: Path) -> None:
+    with web(tmp_path, min_free_bytes=10**15) as running:
+        for role in ROLES:
+            beat(running.ledger, role)
+        context = Context.open(running.settings)
+        with pytest.raises(OutOfResources):
+            receive(context, film())
+        context.ledger.close()
+        page.goto(running.url)
+        page.get_by_text("the disk is full, and new images are refused.").wait_for()
+        page.get_by_role("link", name="What to do").click()
+        page.get_by_text("hilum purge --expired --dry-run").wait_for()
+        page.screenshot(path=screenshots / "why-disk-full.png")
 
 
 def _row_seen_at(page: Page) -> None:
@@ -232,8 +356,6 @@ def test_a_study_is_seen_within_a_second_of_its_c_store_response(
     gateway: Callable[..., Gateway], page: Page, tmp_path: Path, screenshots: Path
 ) -> None:
     """The real gateway takes its time to start."""
-    import time
-
     started = gateway(min_free_bytes=0, population="flag")
     page.goto(started.http_url)
     page.get_by_text("No study has come yet").wait_for()
