@@ -15,12 +15,13 @@ from service.api.page.render import page
 from service.api.page.routes import FROM_OUR_PAGE
 from service.api.progress import progress_of
 from service.api.roles import Act, Caller, may
+from service.api.schemas import StudyOut
 from service.api.situation import Lookout
 from service.core.audit import Audit
 from service.core.ledger import Ledger, now
 from service.core.settings import Settings
 from service.core.spool import Spool
-from service.core.states import DeliveryState, Kind
+from service.core.states import DeliveryState, Kind, StudyState
 
 _Reader = Annotated[Caller, may(Act.READ)]
 _SeesFilms = Annotated[Caller, may(Act.SEE_FILMS)]
@@ -62,6 +63,7 @@ def study_routes(settings: Settings, ledger: Ledger, lookout: Lookout, audit: Au
             problems=all_problems(situation, settings.zone),
             zone=settings.zone,
             may_retry=caller.may(Act.RETRY),
+            may_help=progress.expired_at is None and _may_help(found),
             may_send_as_built=parked and caller.may(Act.SEND_AS_BUILT),
         )
 
@@ -107,3 +109,13 @@ def study_routes(settings: Settings, ledger: Ledger, lookout: Lookout, audit: Au
         )
 
     return router
+
+
+def _may_help(study: StudyOut) -> bool:
+    """Return whether another try could change anything: what waits for its turn is not sooner done by it."""
+    unsettled = (DeliveryState.PENDING, DeliveryState.PARKED)
+    return (
+        study.attention is not None
+        or study.state in (StudyState.FAILED, StudyState.HELD)
+        or any(item.state in unsettled for item in study.deliveries)
+    )
