@@ -193,7 +193,14 @@ def _reported(
             "The report is made and stays here: no destination is configured.",
             ["HILUM_DESTINATIONS is empty, so Hilum knows no PACS to send it to."],
             [
-                Step("Name the PACS, start Hilum again, and send the study again.", _SET_DESTINATION),
+                Step(
+                    "Name the PACS and start Hilum again: what comes from then on is sent.", _SET_DESTINATION
+                ),
+                Step(
+                    "To have this study sent too, erase it here, and then have it sent here again:",
+                    f"hilum purge --study {study.study_instance_uid} && "
+                    f"hilum purge --lift --study {study.study_instance_uid}",
+                ),
             ],
         )
     if current:

@@ -294,7 +294,7 @@ _REASONS: Sequence[tuple[str, Sequence[Step]]] = (
                 "on the modality, and send the images again."
             ),
             Step(
-                "Or let it be scored with that limit stated; Hilum has to be started again.",
+                "Or let such studies be scored with that limit stated, from the next start of Hilum on.",
                 "HILUM_POPULATION=flag",
             ),
         ),
@@ -303,7 +303,10 @@ _REASONS: Sequence[tuple[str, Sequence[Step]]] = (
         "outside the validated population",
         (
             Step("Nothing: the network knows patients of those ages only, and guesses about nobody else."),
-            Step("For research it can be scored with that limit stated.", "HILUM_POPULATION=flag"),
+            Step(
+                "For research such studies can be scored with that limit stated, from the next start on.",
+                "HILUM_POPULATION=flag",
+            ),
         ),
     ),
     (
