@@ -133,6 +133,26 @@ def test_who_comes_back_is_told_what_was_missed_and_nothing_twice(running: Web) 
     assert second.kinds == ["two", "three", "four"]
 
 
+def test_what_happens_while_somebody_comes_back_is_told_once(
+    running: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happen(running.ledger, "one")
+    since = feeds.Feed._since
+
+    def slowly(self: feeds.Feed, last_event_id: int) -> object:
+        settle(running, 1)
+        happen(running.ledger, "two")
+        eventually(lambda: any(listener.queue.qsize() for listener in self._listeners))
+        return since(self, last_event_id)
+
+    monkeypatch.setattr(feeds.Feed, "_since", slowly)
+    with listening(running.url, Last_Event_ID="1") as heard:
+        eventually(lambda: heard.told)
+        happen(running.ledger, "three")
+        eventually(lambda: "three" in heard.kinds)
+    assert heard.kinds == ["two", "three"]
+
+
 def test_who_missed_too_much_or_knows_another_ledger_is_told_to_look_again(
     running: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
