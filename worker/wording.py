@@ -85,6 +85,15 @@ def image(number: int, total: int, place: str) -> str:
     return f"Image {number} of {total}" + (f" ({place})" if place else "")
 
 
+def of_several(number: int, total: int, place: str, analysed: int) -> str:
+    """Return which of several images a result is of, and how many have one; empty for the only image.
+
+    A viewer may show one group of a report and nothing else of it (OHIF 3.12): without this line an image
+    that was not analysed would look as if it had been.
+    """
+    return f"{image(number, total, place)}. {images_analysed(analysed, total)}" if total > 1 else ""
+
+
 def limit(flag: str) -> str:
     """Return one stated limit as a sentence."""
     return f"Limit: {flag}."

@@ -25,6 +25,7 @@ from pydicom.uid import (
 
 from tests import factories
 from tests.faults.web import body, post
+from tests.reading import assert_says_what_the_api_says
 from tests.servers import Gateway, Orthanc, Redis, StoreScp, eventually, storescu
 
 pytestmark = pytest.mark.e2e
@@ -65,11 +66,20 @@ def results_in(orthanc: Orthanc, film: Dataset, modality: str = "SR") -> list[Da
     return sorted(found, key=lambda item: int(item.InstanceNumber))
 
 
+def stored_in(orthanc: Orthanc, film: Dataset) -> list[bytes]:
+    """Return the files of all that Orthanc holds of us for the film's study."""
+    ours = [
+        item for item in orthanc.instances(film.StudyInstanceUID) if item.sop_class_uid != film.SOPClassUID
+    ]
+    return [orthanc.download(item) for item in ours]
+
+
 def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
     running: Gateway, pacs: Orthanc, tmp_path: Path
 ) -> None:
-    film = factories.chest_film(1, PatientName="Tést^Ünal", AccessionNumber="ACC-1")
-    push(running, tmp_path, film)
+    named = {"study": "1", "PatientName": "Tést^Ünal", "AccessionNumber": "ACC-1"}
+    film = factories.chest_film(1, BurnedInAnnotation="YES", **named)
+    push(running, tmp_path, film, factories.lateral_film(2, **named))
     study = running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
 
     (report,) = results_in(pacs, film)
@@ -87,6 +97,8 @@ def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
     assert study["model"]["sha256"] in text
     assert study["instances"][0]["finding"] == study["result"]["finding"]
     assert all(item["state"] == "delivered" for item in study["deliveries"])
+    assert "marks are burned into the film" in study["result"]["flags"][-1]
+    assert_says_what_the_api_says(study, stored_in(pacs, film))
 
 
 def test_a_film_that_comes_by_stow_rs_comes_back_as_a_structured_report_too(
@@ -125,6 +137,8 @@ def test_a_late_second_image_gives_a_revision_that_names_its_predecessor(
     replaced = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert replaced.ReferencedSOPInstanceUID == before.SOPInstanceUID
     assert "Revision 2, replaces" in after.to_json()
+    study = running.wait_for_state(first.StudyInstanceUID, "delivered", _PATIENCE)
+    assert_says_what_the_api_says(study, stored_in(pacs, first))
 
 
 @pytest.mark.fault(23)
@@ -271,6 +285,7 @@ def test_an_adult_s_chest_is_told_to_the_pacs_as_not_analysed(
     (delivery,) = study["deliveries"]
     assert (delivery["kind"], delivery["revision"]) == ("not-analysed", 1)
     assert delivery["sop_instance_uid"] == told.SOPInstanceUID
+    assert_says_what_the_api_says(study, stored_in(pacs, film))
 
 
 def test_a_knee_stays_in_the_ledger(running: Gateway, pacs: Orthanc, tmp_path: Path) -> None:

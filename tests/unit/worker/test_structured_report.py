@@ -229,6 +229,16 @@ def test_study_of_two_films_is_what_its_most_suspicious_film_is_and_says_so() ->
     assert "2 of 2 images analysed. The study is what its most suspicious image is" in conclusion.TextValue
 
 
+def test_each_of_several_films_says_which_it_is_and_how_many_were_analysed() -> None:
+    # All that a viewer shows of a report may be the group of one film.
+    whole, _ = groups(build(*FRONTAL_AND_LATERAL))
+    assert comments(whole)[-1] == "Image 1 of 2 (series 1, image 1). 1 of 2 images analysed."
+    positive, _, negative = groups(build(*FRONTALS))
+    assert comments(positive)[-1] == "Image 2 of 2 (series 1, image 2). 2 of 2 images analysed."
+    assert comments(negative)[-1] == "Image 1 of 2 (series 1, image 1). 2 of 2 images analysed."
+    assert not any("of 1" in said for said in comments(build(image(NEGATIVE)).ContentSequence[-2]))
+
+
 def test_algorithm_is_identified_by_weights_threshold_and_method() -> None:
     group = groups(build(image(NEGATIVE)))[0]
     parameters = [item.TextValue for item in items(group, "TEXT", codes.ALGORITHM_PARAMETERS)]

@@ -9,12 +9,10 @@ from tests.unit.worker.reports import (
     LATERAL,
     LIMIT,
     MODEL,
-    NAMES,
     NEGATIVE,
     OPEN,
     POSITIVE,
     STUDY,
-    as_read,
     complaints,
     encoded,
     header,
@@ -173,20 +171,6 @@ def test_dcmtk_shows_the_verdict_of_a_text_report(program: str, name: str, said:
     path.write_bytes(encoded(REPORTS[name]()))
     long_texts = ["+Pl"] if program == "dsrdump" else []
     assert said in tool(program, "dcmtk", *long_texts, str(path)).stdout
-
-
-@pytest.mark.parametrize("result", [NEGATIVE, LATERAL])
-@pytest.mark.parametrize(("character_set", "name"), NAMES)
-def test_names_in_a_text_report_are_equal_after_decoding(
-    character_set: str | list[str], name: str, result: object
-) -> None:
-    source = as_read(
-        header(SpecificCharacterSet=character_set, PatientName=name, ReferringPhysicianName=name)
-    )
-    report = reread(build(image(result, source)))  # type: ignore[arg-type]
-    assert report.PatientName == name
-    assert report.PatientName.components == source.PatientName.components
-    assert report.SpecificCharacterSet == source.SpecificCharacterSet
 
 
 def test_times_of_a_text_report_are_on_the_clock_of_the_source() -> None:
