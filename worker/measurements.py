@@ -49,10 +49,9 @@ def measurement_groups(
             value=certainty,
             outline=_whole_image(rows, columns),
             evaluations=[QualitativeEvaluation(codes.PRESENCE, codes.PRESENCE_OF[result.finding])],
-            comments=[
-                *wording.comments(result, context.revision, beside=context.beside),
-                *([of_several] if of_several else []),
-            ],
+            comments=wording.label(
+                wording.comments(result, context.revision, beside=context.beside), of_several
+            ),
         )
     ]
     if result.finding is not Finding.PRESENT or image.activation is None:

@@ -52,5 +52,6 @@ def prepare(path: Path, population: Literal["refuse", "flag"], ages: tuple[float
         film = decode(path)
     except Undecodable as fault:
         return Prepared(None, f"{UNDECODABLE}: {fault}")
-    stated = (*film.flags, burned_in_limit(header), limit)
+    # The gravest first: a viewer may cut off the last.
+    stated = (limit, burned_in_limit(header), *film.flags)
     return Prepared(film, None, tuple(flag for flag in stated if flag))

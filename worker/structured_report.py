@@ -91,7 +91,7 @@ def build_structured_report(images: Sequence[ImageResult], context: ReportContex
     headers = headers_of(images)
     analysed = sum(image.analysed for image in images)
     numbered = [
-        (image, header, wording.of_several(number, len(images), place(header), analysed))
+        (image, header, wording.of_several(number, len(images), analysed))
         for number, (image, header) in enumerate(zip(images, headers, strict=True), start=1)
     ]
     content = MeasurementReport(

@@ -97,7 +97,7 @@ def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
     assert study["model"]["sha256"] in text
     assert study["instances"][0]["finding"] == study["result"]["finding"]
     assert all(item["state"] == "delivered" for item in study["deliveries"])
-    assert "marks are burned into the film" in study["result"]["flags"][-1]
+    assert "marks are burned into the film" in study["result"]["flags"][0]
     assert_says_what_the_api_says(study, stored_in(pacs, film))
 
 

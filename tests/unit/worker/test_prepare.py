@@ -27,6 +27,12 @@ def test_marks_that_are_burned_in_are_a_limit(said: str | None, flagged: bool, t
     assert made.flags == expected
 
 
+def test_the_gravest_limit_is_named_first(tmp_path: Path) -> None:
+    flags = prepared(tmp_path, "flag", PatientAge="064Y", BurnedInAnnotation="YES", WindowCenter=None).flags
+    assert [flag.split()[0] for flag in flags[:2]] == ["outside", "marks"]
+    assert len(flags) == 3
+
+
 def test_an_adult_is_refused_or_flagged(tmp_path: Path) -> None:
     limit = "outside the validated population (64 years; validated for 1 to 5 years)"
     refused = prepared(tmp_path, PatientAge="064Y")
