@@ -85,6 +85,16 @@ def test_text_report_says_pattern_limits_images_and_network() -> None:
     assert f"Network: {MODEL.name} {MODEL.version} (weights SHA-256 {MODEL.sha256})." in said
 
 
+def test_no_line_of_a_finding_is_longer_than_a_viewer_shows() -> None:
+    # OHIF 3.12 wraps no Finding and cuts off what does not fit.
+    findings = [text for text in texts(REPORTS["text"]()) if text.startswith("Image ")]
+    first, *others = findings[0].split("\r\n")
+    assert first.endswith("AI: pneumonia PRESENT (score 87.3 %, threshold 50 %).")
+    assert others[0] == "Research use only, not for diagnosis."
+    assert others[-1] == f"Limit: {LIMIT}."
+    assert max(len(line) for text in findings for line in text.split("\r\n")) <= 100
+
+
 def test_text_report_is_a_diagnostic_imaging_report_by_its_template() -> None:
     report = REPORTS["text"]()
     title = report.ConceptNameCodeSequence[0]
