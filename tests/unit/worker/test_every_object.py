@@ -161,3 +161,11 @@ def test_dciodvfy_takes_a_record_of_two_lossy_steps_for_one_step_too_many(tmp_pa
     (warning,) = said.pop("heat map")
     assert warning.endswith("method inconsistent with Transfer Syntax = <ISO_15444_1>")
     assert not any(said.values())
+
+
+def test_dciodvfy_recognizes_no_code_of_the_site_s_own(tmp_path: Path) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "THX", "99LOCAL", "Thorax p.a."
+    film = image(POSITIVE, as_read(header(ProcedureCodeSequence=[code])))
+    (warning,) = complaints(build_structured_report([film], context(film)), tmp_path)
+    assert warning.endswith("Unrecognized defined term = <99LOCAL>")
