@@ -131,7 +131,9 @@ class Archive:
         """
         entity = requestor(self._ae_title)
         entity.add_requested_context(StudyRootQueryRetrieveInformationModelGet)
-        entity.add_requested_context(sop_class_uid, [syntax, *UNCOMPRESSED[:2]])
+        # Offered a choice, an archive may decompress what it gives.
+        native = UNCOMPRESSED[:2]
+        entity.add_requested_context(sop_class_uid, list(native if syntax in native else (syntax,)))
         query = Dataset()
         query.QueryRetrieveLevel = "IMAGE"
         query.StudyInstanceUID, query.SeriesInstanceUID, query.SOPInstanceUID = uids
