@@ -40,11 +40,17 @@ RAISES = "def fails():\n    int('Canary^Yellow')\n"
         "try:\n    fails()\nexcept Exception as fault:\n    try:\n"
         "        raise OSError('Canary') from fault\n"
         "    except Exception:\n        logging.getLogger('x').error('failed', exc_info=True)",
+        "import asyncio\nasync def main():\n    async def inner():\n        fails()\n"
+        "    task = asyncio.create_task(inner())\n    await asyncio.sleep(0.01)\nasyncio.run(main())",
+        "try:\n    fails()\nexcept Exception as fault:\n"
+        "    data = {'exc': repr(fault), 'args': '(Canary)'}\n"
+        "    logging.getLogger('celery.app.trace').error('raised: %(exc)s\\n%(args)s', data, exc_info=True,"
+        " extra={'data': data})",
         "import threading\nthread = threading.Thread(target=fails)\nthread.start()\nthread.join()",
         "class Falls:\n    def __del__(self):\n        fails()\nx = Falls()\ndel x",
         "fails()",
     ],
-    ids=["structlog", "library", "chain", "thread", "destructor", "end of the process"],
+    ids=["structlog", "library", "chain", "asyncio", "celery", "thread", "destructor", "end of the process"],
 )
 def test_a_traceback_has_its_place_and_kind_and_no_words(script: str) -> None:
     lines = said(RAISES + script)
