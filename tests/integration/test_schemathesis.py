@@ -1,5 +1,6 @@
 """Whatever is asked of the API, it is no fault of the server: requests made up from its own description."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode, SerializationContext
 
@@ -17,6 +19,8 @@ from tests.tokens import bearer, entries
 
 Clients = Callable[..., Any]
 UID = str(factories.phantom_chest(0).StudyInstanceUID)
+# Who asks; None shows no token, and is not let past the door.
+_CALLERS = ("administrator", "clinician", "viewer", None)
 # Says which roles are silent: here all are.
 _SAYS_SO = ("/readyz", 503)
 
@@ -38,7 +42,7 @@ def one_part(_context: SerializationContext, value: Any) -> bytes:
 def test_no_request_that_the_description_leads_to_breaks_anything(client: Clients, examples: int) -> None:
     app = client(api_tokens=entries(), rates=Rates(requests=10**9, failures=10**9)).app
     description = schemathesis.openapi.from_asgi("/openapi.json", app, headers=bearer("administrator"))
-    asked = set()
+    asked: Counter[tuple[str, str | None, int]] = Counter()
     for operation in (result.ok() for result in description.get_all_operations()):
         known = {"path_parameters": {"study_instance_uid": UID}} if "{study" in operation.path else {}
         for requests in (
@@ -55,18 +59,24 @@ def test_no_request_that_the_description_leads_to_breaks_anything(client: Client
                 phases=[Phase.explicit, Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )
-            @given(case=requests)
-            def ask(case: Case) -> None:
+            @given(case=requests, caller=st.sampled_from(_CALLERS))
+            def ask(case: Case, caller: str | None) -> None:
                 upload = {"Content-Type": MEDIA_TYPE} if case.media_type else {}
-                answer = case.call(headers={**bearer("administrator"), **upload})
-                asked.add((case.operation.label, answer.status_code))
+                answer = case.call(headers={**(bearer(caller) if caller else {}), **upload})
+                asked[case.operation.label, caller, answer.status_code] += 1
                 served = answer.status_code < 500 or (case.operation.path, answer.status_code) == _SAYS_SO
                 assert served, case.as_curl_command()
 
             # What takes no parameter cannot be asked wrongly.
             with suppress(Unsatisfiable):
                 ask()
-    assert {label for label, _ in asked} == {
-        f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods
+    print(f"{asked.total()} requests")
+    assert {(label, caller) for label, caller, _ in asked} >= {
+        (f"{method.upper()} {path}", caller)
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+        for caller in (_CALLERS if "{" in path or path == "/api/studies" else ("administrator",))
     }
-    assert ("POST /api/studies/{study_instance_uid}/retry", 200) in asked
+    retry = "POST /api/studies/{study_instance_uid}/retry"
+    assert {status for label, caller, status in asked if (label, caller) == (retry, "viewer")} <= {403, 422}
+    assert (retry, "administrator", 200) in asked

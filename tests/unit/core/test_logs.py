@@ -1,6 +1,7 @@
 """Log lines say where and of what kind, and repeat no word that may be a patient's."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_a_traceback_has_its_place_and_kind_and_no_words(script: str) -> None:
     (line,) = lines.splitlines()
     assert "in fails" in json.loads(line)["exception"]
     assert "ValueError" in line
+
+
+def test_a_process_that_crashes_leaves_no_core() -> None:
+    shown = "import resource\nprint(resource.getrlimit(resource.RLIMIT_CORE))"
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        assert before[1] != 0, "the machine lets nobody leave one"
+        assert said(shown) == "(0, 0)\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
 def test_a_warning_has_its_place_and_kind_and_no_words() -> None:
