@@ -1,6 +1,7 @@
 """DICOM over TLS with real peers: openssl, dcmtk, Orthanc; in and out."""
 
 import importlib.util
+import re
 import select
 import shutil
 import socket
@@ -478,6 +479,30 @@ def test_stow_rs_to_a_server_of_another_ca_says_so(
         context = sending(server.url, tls={"ca_file": str(authority.file)})
         with DICOMwebPeer(context.settings.destinations[0]) as peer:
             assert "signed by a CA that is not in ca_file" in str(peer.store(report).fault)
+
+
+# --- as the README says -------------------------------------------------------------------------------------
+
+
+def test_what_the_readme_says_for_a_hospital_s_network_opens_one_door_for_one_peer(
+    tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "README.md").read_text().partition("## Run it in a hospital's network")[2]
+    blocks = dict(reversed(re.findall(r"```(\w+)\n(.*?)```", section.partition("\n## ")[0], re.S)))
+    script = re.sub(r"^[$>] ", "", blocks["console"], flags=re.M)
+    subprocess.run(["/bin/sh", "-euc", script], check=True, capture_output=True)
+    Path("hilum.toml").write_text(blocks["toml"].replace("10.1.2.3", "127.0.0.1"))
+    given = dict(line.removeprefix("HILUM_").lower().split("=") for line in blocks["ini"].split())
+    here = {"dimse_host": "127.0.0.1", "dimse_tls_port": free_port(), "api_tokens": f"x:viewer:{'0' * 64}"}
+    keys = Issued(Path("tls/router.pem"), Path("tls/router.key"), Path("tls/ca.pem"))
+    with site(tmp_path, **{**given, **here}) as running:
+        assert running.settings.dimse_port is None
+        sent = storescu(film, "HILUM", running.tls_port, *keys.dcmtk, calling_aet="ROUTER")
+        assert sent.returncode == 0, sent.stdout
+        other = storescu(film, "HILUM", running.tls_port, *keys.dcmtk, calling_aet="OTHER")
+        assert other.returncode != 0
+        assert all(check.right for check in examine_wire(running.settings) if "PACS" not in check.name)
 
 
 # --- doctor -------------------------------------------------------------------------------------------------
