@@ -68,7 +68,7 @@ class Audit:
         A transfer that failed (A.5.3.7) must name study and patient, and a node whose objects nobody can read
         is broken or an attacker.
         """
-        before = self._alerts.due(("unreadable", address, sender, code))
+        before = self._alerts.due(("unreadable", address, code))
         if before is not None:
             alert = f"an object from {sender} was refused unread: {code}{_again(before)}"
             self._alert(said.UNREADABLE_OBJECT, address, alert)
