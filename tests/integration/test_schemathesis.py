@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import schemathesis
@@ -21,6 +22,10 @@ Clients = Callable[..., Any]
 UID = str(factories.phantom_chest(0).StudyInstanceUID)
 # Who asks; None shows no token, and is not let past the door.
 _CALLERS = ("administrator", "clinician", "viewer", None)
+_EDGES = (
+    *(2**31, 2**63 - 1, 2**63, 10**30, -1, -(2**63) - 1, "1e400", "NaN", "", "\0", "\ud7ff", "x" * 5000),
+    *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-02-30", "..", "'", "%"),
+)
 # Says which roles are silent: here all are.
 _SAYS_SO = ("/readyz", 503)
 
@@ -80,3 +85,24 @@ def test_no_request_that_the_description_leads_to_breaks_anything(client: Client
     retry = "POST /api/studies/{study_instance_uid}/retry"
     assert {status for label, caller, status in asked if (label, caller) == (retry, "viewer")} <= {403, 422}
     assert (retry, "administrator", 200) in asked
+
+
+def test_no_value_at_the_edge_breaks_anything(client: Clients) -> None:
+    """Random search hardly ever meets these."""
+    api = client(api_tokens=entries(), rates=Rates(requests=10**9, failures=10**9))
+    asked = 0
+    for path, methods in api.app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                for value in _EDGES:
+                    query = {parameter["name"]: value} if parameter["in"] == "query" else {}
+                    url = path if query else path.replace(f"{{{parameter['name']}}}", quote(str(value)))
+                    answer = api.request(
+                        method,
+                        url.replace("{study_instance_uid}", UID),
+                        params=query,
+                        headers=bearer("administrator"),
+                    )
+                    assert answer.status_code < 500, (method, url, value)
+                    asked += 1
+    assert asked > 5 * len(_EDGES)
