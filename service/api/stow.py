@@ -14,6 +14,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.api.multipart import MultipartReader, media_type
+from service.api.rates import address_of
 from service.api.roles import Act, Caller, may
 from service.api.upload import Upload
 from service.core.audit import Audit
@@ -82,7 +83,7 @@ def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds
             raise HTTPException(503, "too many uploads at once (HILUM_MAX_UPLOADS)", _BUSY)
         async with slots:
             sender = caller.name or "STOW-RS"
-            transfer = audit.receiving(sender, request.client.host if request.client else "")
+            transfer = audit.receiving(sender, address_of(request))
             upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts, transfer)
             reader = MultipartReader(boundary, upload)
             broken: HilumError | None = None

@@ -95,10 +95,11 @@ class Upload:
         assert file is not None
         meta: FileMeta | None = None
         try:
-            if file.fault:
-                raise file.fault
-            meta = read_file_meta(file.path)
-            check_offered(meta.transfer_syntax_uid)
+            with self._transfer.unread():
+                if file.fault:
+                    raise file.fault
+                meta = read_file_meta(file.path)
+                check_offered(meta.transfer_syntax_uid)
             # Closed afterwards: until then it is locked, and no leftover.
             self._intake.receive(
                 Arrival(

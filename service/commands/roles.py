@@ -65,7 +65,10 @@ def serve_api(settings: Settings) -> None:
         _log.info("api.leftovers_removed", files=removed)
     audit = Audit(settings, "api")
     audit.started()
+    # Nobody waits for it, but a restore must see that the ledger is in use.
+    beating = start_beating(ledger, "api")
     serve(create_app(settings, ledger), settings)
+    beating.set()
     audit.stopped()
     ledger.close()
 
@@ -78,15 +81,16 @@ def schedule(settings: Settings) -> None:
     from service.scheduler.scheduler import Scheduler
 
     ledger, spool = _open(settings, "scheduler")
+    audit = Audit(settings, "scheduler")
     scheduler = Scheduler(
         ledger,
         spool,
         broker_url(settings),
         Repair(ledger, spool, Intake(ledger, spool, settings)),
         Retention(ledger, spool, settings),
+        audit,
         report_every_radiograph=settings.reports_every_radiograph,
     )
-    audit = Audit(settings, "scheduler")
     audit.started()
     sender = Sender(settings)
     threads = [threading.Thread(target=target.run) for target in (scheduler, sender)]

@@ -6,7 +6,7 @@ outcome is an exception that carries its status.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -90,7 +90,7 @@ class Intake:
             Disk or ledger cannot keep it now, or the files of its study are being removed.
         """
         try:
-            with _in_our_words():
+            with transfer.unread() if transfer is not None else nullcontext(), _in_our_words():
                 header = read_header(arrival.path)
             try:
                 with _in_our_words():

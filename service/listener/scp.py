@@ -179,8 +179,11 @@ class Listener:
 
     def _on_store(self, event: Event) -> int:
         try:
+            transfer = self._transfer(event.assoc)
             with _data_set_of(event):
-                self._intake.receive(_arrival(event), self._transfer(event.assoc))
+                with transfer.unread():
+                    arrival = _arrival(event)
+                self._intake.receive(arrival, transfer)
         except HilumError as fault:
             _log.warning(
                 "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)

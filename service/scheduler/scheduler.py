@@ -15,6 +15,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.core.audit import Audit
 from service.core.completion import conclude_due_studies
 from service.core.copies import settle_copies
 from service.core.enqueue import Enqueuer
@@ -54,12 +55,14 @@ class Scheduler:
         broker_url: str,
         repair: Repair,
         retention: Retention,
+        audit: Audit,
         *,
         report_every_radiograph: bool = False,
     ) -> None:
         self._ledger = ledger
         self._spool = spool
         self._retention = retention
+        self._audit = audit
         self._report_every_radiograph = report_every_radiograph
         self._enqueuer = Enqueuer(ledger, broker_url)
         self._stopped = threading.Event()
@@ -115,7 +118,7 @@ class Scheduler:
             work.tick(moment)
 
     def _remove_files(self) -> None:
-        finish_erasures(self._ledger, self._spool)
+        finish_erasures(self._ledger, self._spool, self._audit)
         self._retention.round(self._stopped)
 
     def _holds_lease(self) -> bool:

@@ -72,6 +72,12 @@ def test_what_the_runbook_quotes_is_what_the_code_says() -> None:
     assert [part for part in parts if part and part not in said] == []
 
 
+def test_every_entry_of_the_runbook_that_the_code_names_is_there() -> None:
+    named = re.findall(r'"([^"]+)" in the runbook', code())
+    assert "a certificate ended" in named
+    assert {name.capitalize() for name in named} <= set(re.findall(r"^### (.+)$", RUNBOOK, re.M))
+
+
 def test_every_metric_in_the_runbook_is_scraped() -> None:
     scraped = {f"hilum_{name}" for name, _, _ in metrics._BY_STATE}
     scraped |= set(re.findall(r'"(hilum_[a-z_]+)"', code()))

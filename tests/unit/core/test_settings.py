@@ -382,7 +382,7 @@ def test_the_documented_destination_is_one_that_starts(
     if document.endswith(".toml"):
         text = text[text.index("# [destinations") :].replace("# ", "", 1).replace("\n# ", "\n")
     else:
-        text = text.split("```toml\n")[1].split("```")[0]
+        text = text.partition("## Settings")[2].split("```toml\n")[1].split("```")[0]
     config = tmp_path / "hilum.toml"
     config.write_text(text)
     monkeypatch.setenv("HILUM_CONFIG", str(config))
