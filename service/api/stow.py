@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from service.api.multipart import MultipartReader, media_type
 from service.api.roles import Act, Caller, may
 from service.api.upload import Upload
+from service.core import tally
 from service.core.audit import Audit
 from service.core.errors import HilumError, InvalidUID
 from service.core.identifiers import checked_uid
@@ -112,6 +113,7 @@ def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds
                 if at_work.acquire(blocking=False):
                     upload.abandon()
                     await to_thread.run_sync(transfer.write, limiter=threads)
+                    await to_thread.run_sync(tally.flush, ledger, limiter=threads)
             return _answer(upload, broken)
 
     @router.post("/studies", responses=_RESPONSES, openapi_extra=_OPENAPI, response_class=Response)

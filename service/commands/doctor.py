@@ -7,13 +7,19 @@ import typer
 
 from service.commands.console import console
 from service.core.checks import Check, examine
+from service.core.notice_checks import examine_notices
 from service.core.settings import Settings
 from service.core.wire_checks import examine_wire
 
 
 def doctor(settings: Settings, as_json: bool) -> int:
     """Print every check; return 0 only when all is right."""
-    checks = [*examine(settings), *examine_wire(settings), *_worker_checks(settings)]
+    checks = [
+        *examine(settings),
+        *examine_wire(settings),
+        *examine_notices(settings),
+        *_worker_checks(settings),
+    ]
     if as_json:
         typer.echo(json.dumps([vars(check) for check in checks], indent=2))
     else:

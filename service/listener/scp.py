@@ -17,6 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
+from service.core import tally
 from service.core.admission import Admission, Caller
 from service.core.audit import Audit, Transfer
 from service.core.confirmation import take_commitment
@@ -81,6 +82,7 @@ class Listener:
             When this pynetdicom can't keep whom the settings keep out.
         """
         handlers: list[Handler] = [
+            (evt.EVT_ACCEPTED, self._on_acceptance),
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_ECHO, lambda event: 0x0000),
@@ -107,7 +109,8 @@ class Listener:
                     self._new_file,
                     self._admit,
                     secured,
-                    refused=self._audit.refused,
+                    refused=self._refuse,
+                    busy=lambda calling_ae_title: self._count(calling_ae_title, "busy"),
                     ended=self._write_transfer,
                 )
             )
@@ -156,6 +159,7 @@ class Listener:
             )
             who = f"{', '.join(shown['certificate'])} (SHA-256 {shown['sha256']})" if shown else ""
             self._audit.refused(caller.address, verdict.refusal, calling_ae_title, who)
+            self._count(calling_ae_title, "rejected")
             return None
         offered = [verification_context()]
         if verdict.may_store:
@@ -178,6 +182,12 @@ class Listener:
         return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, fault)
 
     def _on_store(self, event: Event) -> int:
+        status = self._store(event)
+        sender = tally.peer(self._settings, event.assoc.requestor.ae_title.strip())
+        tally.add(tally.OBJECTS, sender, f"{status:04X}")
+        return status
+
+    def _store(self, event: Event) -> int:
         try:
             with _data_set_of(event):
                 self._intake.receive(_arrival(event), self._transfer(event.assoc))
@@ -204,12 +214,26 @@ class Listener:
         if transfer := self._transfers.pop(association, None):
             transfer.write()
 
+    def _count(self, calling_ae_title: str, result: str) -> None:
+        tally.add(tally.ASSOCIATIONS, tally.peer(self._settings, calling_ae_title), result)
+
+    def _refuse(self, address: str, reason: str) -> None:
+        """Write down a TLS handshake that failed."""
+        self._audit.refused(address, reason)
+        self._count("", "no_tls")
+
+    def _on_acceptance(self, event: Event) -> None:
+        calling_ae_title = event.assoc.requestor.ae_title.strip()
+        self._count(calling_ae_title, "accepted")
+        tally.note(tally.LAST_ASSOCIATION, tally.peer(self._settings, calling_ae_title))
+
     def _on_rejection(self, event: Event) -> None:
         primitive: Any = event.assoc.acceptor.primitive
         requestor, diagnostic = event.assoc.requestor, getattr(primitive, "diagnostic", 0)
         _log.warning("association.rejected", peer=requestor.address, diagnostic=diagnostic)
         reason = _DIAGNOSTICS.get(diagnostic, "its association was rejected")
         self._audit.refused(str(requestor.address), reason, requestor.ae_title.strip())
+        self._count(requestor.ae_title.strip(), "rejected")
 
 
 @contextmanager

@@ -103,6 +103,8 @@ class Server(socketserver.ThreadingTCPServer):
         Returns the context of the TLS handshake with which every connection starts; without it none does.
     refused
         Is told address and reason when a TLS handshake fails.
+    busy
+        Is told the calling AE title when there is no slot for it.
     ended
         Is told of every association when nothing of it runs any more.
     """
@@ -123,6 +125,7 @@ class Server(socketserver.ThreadingTCPServer):
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         *,
         refused: Callable[[str, str], None],
+        busy: Callable[[str], None],
         ended: Callable[[Association], None],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -134,6 +137,7 @@ class Server(socketserver.ThreadingTCPServer):
         self._admit = admit
         self._ssl_context = ssl_context
         self._refused = refused
+        self._busy = busy
         self._ended = ended
         self._lock = threading.Lock()
         self._half_open: dict[socket.socket, None] = {}
@@ -173,6 +177,7 @@ class Server(socketserver.ThreadingTCPServer):
                     self._associate(connection, client_address, contexts, first)
                 else:
                     _log.warning("association.rejected", peer=peer, full=full)
+                    self._busy(calling_ae_title)
                     self._reject(connection, _REJECTION)
         except ssl.SSLError as fault:
             _log.warning("connection.refused", peer=peer, reason=tls.reason(fault))

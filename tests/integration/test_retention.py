@@ -26,6 +26,7 @@ from service.core.settlement import settle
 from service.core.states import DELIVERED_STATES, DeliveryState, InstanceState, StudyState
 from service.core.tables import Analysis, Confirmation, Event, Instance, Outbox, Report, Study, Subject
 from service.core.tombstones import Erasure, ErasureFile
+from service.scheduler.notices import Notices
 from service.scheduler.scheduler import Scheduler
 from tests import factories
 from tests.pipeline import film, instances, opened_at, receive, reports, says, study, work
@@ -597,6 +598,7 @@ def test_the_scheduler_removes_files_and_finishes_erasures_beside_its_ticks(cont
         "redis://127.0.0.1:9/0",
         Repair(context.ledger, context.spool, intake(context)),
         keeping(context),
+        Notices(context.ledger, context.settings),
     )
     scheduler.tick()
     for work_ in scheduler._beside:

@@ -4,6 +4,7 @@ import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.completion import request_analysis
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
@@ -83,6 +84,10 @@ def _record(
     prepared: Prepared,
     film_path: str | None,
 ) -> None:
+    tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
+    if prepared.film is None:
+        why = tally.reason_class(prepared.reason)
+        tally.add(tally.FILMS, InstanceState.NOT_ANALYSED, why, session=session)
     instance.film_path, instance.flags, instance.last_error = film_path, list(prepared.flags), None
     instance.state = InstanceState.DECODED if prepared.film else InstanceState.NOT_ANALYSED
     instance.reason = prepared.reason

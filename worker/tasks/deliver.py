@@ -15,7 +15,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.core import circuits, confirmation
+from service.core import circuits, confirmation, tally
 from service.core.audit import Transfer
 from service.core.audit_message import Action
 from service.core.destination import Destination
@@ -36,7 +36,7 @@ from service.core.settlement import settle, withdraw
 from service.core.states import REPORTABLE_INSTANCES, DeliveryState, Kind, StudyState
 from service.core.tables import Event, Instance, Outbox, Report, Revision, Study, Subject
 from worker.context import Context
-from worker.peer import IDENTIFIERS, Answer, Peer, Sendable, Sent, answer_to, reason_for
+from worker.peer import IDENTIFIERS, Answer, Peer, Sendable, Sent, answer_to, reason_class, reason_for
 from worker.tasks import confirm as proof
 from worker.tasks.connect import connect
 from worker.tasks.fallback import fall_back
@@ -308,6 +308,7 @@ def _is_foreign(batch: _Batch, lease: Lease, header: Dataset) -> bool:
 def _park_for_identity(session: Session, study: Study, row: Outbox, why: str) -> None:
     row.state = DeliveryState.PARKED
     row.last_error = f"identity: {why}"
+    tally.add(tally.DELIVERY_FAILURES, row.destination, "identity", session=session)
     record_event(session, study, "parked", f"{row.report.kind} for {row.destination}: {row.last_error}")
     settle(session, study)
 
@@ -365,6 +366,10 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
     if sent.status is not None and answer_to(sent.status) is Answer.AGAIN_A_FEW_TIMES:
         failures += 1
     verdict, error = _verdict(sent, failures)
+    if sent.tried and verdict is not Answer.ACCEPTED:
+        with context.ledger.read() as session:
+            name = leased(session, lease).destination
+        tally.add(tally.DELIVERY_FAILURES, name, reason_class(sent))
     if verdict is Answer.AGAIN:
         _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=lease.attempts)
         answer = {} if sent.status is None else {"last_status": sent.status, "failures": failures}
@@ -380,6 +385,8 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
             row.last_status, row.last_error = sent.status, error or None
             if verdict is Answer.ACCEPTED:
                 row.state, row.delivered_at = DeliveryState.DELIVERED, now()
+                tally.add(tally.DELIVERIES, row.destination, session=session)
+                tally.since(tally.STAGE_SECONDS, report.created_at, "deliver", session=session)
                 record_event(session, study, "sent", f"{report.kind} to {row.destination}")
                 if proves:
                     confirmation.expect(session, row)

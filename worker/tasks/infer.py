@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from model.predict import Predictor
 from model.prediction import Prediction
 from model.weights import default_weights
+from service.core import tally
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.leases import (
@@ -149,6 +150,7 @@ def _write_result(
     threshold: float,
     path: str | None,
 ) -> None:
+    tally.since(tally.STAGE_SECONDS, analysis.ready_at, "infer", session=session)
     analysis.state = AnalysisState.DONE
     analysis.finding = Finding(prediction.finding)
     analysis.probability = prediction.probability
@@ -165,4 +167,6 @@ def _write_result(
         instance.state, instance.reason = InstanceState.NOT_ANALYSED, prediction.reason
     else:
         instance.state = InstanceState.ANALYSED
+    why = tally.reason_class(instance.reason)
+    tally.add(tally.FILMS, instance.state, why, session=session)
     record_event(session, study, "analysed", analysis.finding)

@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
@@ -92,6 +93,10 @@ def _report_one(context: Context, lease: Lease) -> None:
         failpoint("report.objects_written")
         with context.ledger.write() as session:
             revision, study = held(session, lease)
+            tally.since(tally.STAGE_SECONDS, revision.ready_at, "report", session=session)
+            tally.add(tally.RESULTS, conclusion.finding, session=session)
+            if job.number == 1:
+                tally.since(tally.STUDY_SECONDS, study.received_at, "reported", session=session)
             _supersede(session, context, study, job)
             revision.state = RevisionState.REPORTED
             moment = now()
