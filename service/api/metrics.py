@@ -245,7 +245,7 @@ def _counted(
         histogram = HistogramMetricFamily(what.name, what.text, labels=what.labels)
         for labels, values in sorted(sums.items()):
             total, buckets = 0.0, []
-            for bound in (*(f"{value:g}" for value in what.buckets), "+Inf"):
+            for bound in (*map(str, what.buckets), "+Inf"):
                 total += values.get(bound, 0.0)
                 buckets.append((bound, total))
             histogram.add_metric(labels, buckets, values.get("sum", 0.0))

@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -81,6 +82,7 @@ def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds
         boundary = _boundary(request)
         if slots.locked():
             raise HTTPException(503, "too many uploads at once (HILUM_MAX_UPLOADS)", _BUSY)
+        structlog.contextvars.bind_contextvars(association=uuid.uuid4().hex[:12])
         async with slots:
             sender = caller.name or "STOW-RS"
             transfer = audit.receiving(sender, request.client.host if request.client else "")

@@ -163,7 +163,11 @@ class Upload:
 
     def _fail(self, fault: HilumError, meta: FileMeta | None) -> None:
         _log.warning(
-            "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
+            "receive.refused",
+            sop_instance_uid=meta.sop_instance_uid if meta else None,
+            code=fault.code,
+            status=f"{fault.dimse_status:04X}",
+            reason=str(fault),
         )
         self._count(fault.dimse_status)
         if meta is None:

@@ -93,7 +93,13 @@ def miss(session: Session, study: Study, confirmation: Confirmation, how: str) -
     delivery.last_error = (
         f"the destination answered success and does not hold the object ({how}), {delivery.losses} times"
     )
-    _log.warning("delivery.missing", outbox=delivery.id, destination=delivery.destination, then=what)
+    _log.warning(
+        "delivery.missing",
+        study_instance_uid=study.study_instance_uid,
+        outbox=delivery.id,
+        destination=delivery.destination,
+        then=what,
+    )
     record_event(
         session, study, "missing", f"{delivery.report.kind} at {delivery.destination}: {how}; {what}"
     )

@@ -131,7 +131,11 @@ class Intake:
         if outcome is not Outcome.STORED:
             self._spool.remove(kept)
         _log.info(
-            "receive", study_instance_uid=header.study_instance_uid, outcome=outcome, reason=verdict.reason
+            "receive",
+            study_instance_uid=header.study_instance_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            outcome=outcome,
+            reason=verdict.reason,
         )
         return outcome
 

@@ -45,8 +45,8 @@ class Count:
 
 
 _SECONDS = (
-    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-    *(120, 300, 600, 1800, 3600, 14400, 86400, 604800),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+    *(120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0, 604800.0),
 )
 ASSOCIATIONS = Count(
     "hilum_associations",
@@ -122,7 +122,7 @@ def observe(what: Count, seconds: float, *labels: str, session: Session | None =
         return
     seconds = max(0.0, seconds)
     place = bisect_left(what.buckets, seconds)
-    bound = f"{what.buckets[place]:g}" if place < len(what.buckets) else "+Inf"
+    bound = str(what.buckets[place]) if place < len(what.buckets) else "+Inf"
     with _lock:
         _sums[_key(what, labels, bound)] += 1
         _sums[_key(what, labels, _SUM)] += seconds

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from service.core import tally
 from service.core.admission import Admission, Caller
 from service.core.audit import Audit, Transfer
 from service.core.confirmation import take_commitment
-from service.core.errors import ConfigurationError, HilumError, Mismatch, Unreadable
+from service.core.errors import ConfigurationError, HilumError, InvalidUID, Mismatch, Unreadable
+from service.core.identifiers import checked_uid
 from service.core.incoming import IncomingFile, full, remove_leftovers
 from service.core.ledger import Ledger
 from service.core.receive import Arrival, Intake
@@ -182,7 +183,8 @@ class Listener:
         return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, fault)
 
     def _on_store(self, event: Event) -> int:
-        status = self._store(event)
+        with structlog.contextvars.bound_contextvars(sop_instance_uid=_uid_in_command(event)):
+            status = self._store(event)
         sender = tally.peer(self._settings, event.assoc.requestor.ae_title.strip())
         tally.add(tally.OBJECTS, sender, f"{status:04X}")
         return status
@@ -224,6 +226,11 @@ class Listener:
 
     def _on_acceptance(self, event: Event) -> None:
         calling_ae_title = event.assoc.requestor.ae_title.strip()
+        _log.info(
+            "association.accepted",
+            peer=event.assoc.requestor.address,
+            calling_ae_title=calling_ae_title,
+        )
         self._count(calling_ae_title, "accepted")
         tally.note(tally.LAST_ASSOCIATION, tally.peer(self._settings, calling_ae_title))
 
@@ -234,6 +241,14 @@ class Listener:
         reason = _DIAGNOSTICS.get(diagnostic, "its association was rejected")
         self._audit.refused(str(requestor.address), reason, requestor.ae_title.strip())
         self._count(requestor.ae_title.strip(), "rejected")
+
+
+def _uid_in_command(event: Event) -> str | None:
+    """Return the SOP Instance UID that a C-STORE names, None when it is none that may stand in a log."""
+    request: Any = event.request
+    with suppress(InvalidUID):
+        return str(checked_uid(request.AffectedSOPInstanceUID, "AffectedSOPInstanceUID"))
+    return None
 
 
 @contextmanager

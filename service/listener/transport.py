@@ -16,6 +16,7 @@ import ssl
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -257,8 +258,9 @@ class Server(socketserver.ThreadingTCPServer):
         for event, handler in self._handlers:
             association.bind(event, handler)
         association.set_socket(Connection(association, connection, first, self._bounds))
+        name = uuid.uuid4().hex[:12]
         for thread in (association, association.dul):
-            vars(thread)["run"] = partial(_run, thread, peer)
+            vars(thread)["run"] = partial(_run, thread, peer, name)
         association.start()
         try:
             association.join(self._bounds.association)
@@ -397,8 +399,12 @@ def _identity(connection: socket.socket) -> tls.Identity | None:
     return tls.identity(connection) if isinstance(connection, ssl.SSLSocket) else None
 
 
-def _run(thread: Association | DULServiceProvider, peer: str) -> None:
-    """Run a thread of pynetdicom; its state machine raises at what comes at the wrong moment."""
+def _run(thread: Association | DULServiceProvider, peer: str, name: str) -> None:
+    """Run a thread of pynetdicom, whose log lines name the association.
+
+    Its state machine raises at what comes at the wrong moment.
+    """
+    structlog.contextvars.bind_contextvars(association=name)
     try:
         thread.run_reactor()
     except Exception as fault:

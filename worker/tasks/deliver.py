@@ -27,6 +27,7 @@ from service.core.leases import (
     backoff_seconds,
     held,
     leased,
+    named_in_logs,
     release,
     release_failed,
     renewed,
@@ -90,7 +91,7 @@ def _send_to(context: Context, name: str, leases: list[Lease]) -> None:
         except DeliveryError as error:
             fault = error
             for lease in batch.waiting:
-                with suppress(LeaseLost):
+                with suppress(LeaseLost), named_in_logs(context.ledger, lease):
                     _settle_one(batch, lease, Sent(None, error, tried=False))
         except Exception as error:
             _log.exception("deliver.failed", destination=name)
@@ -125,16 +126,17 @@ def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
         batch.proves = peer.proves if confirm is None else confirm != "none"
         for item in items:
             lease = batch.waiting[0]
-            try:
-                if not _correct(batch, peer, lease):
-                    sent = peer.store(item)
-                    failpoint("deliver.answered")
-                    _tell(transfer, item, sent)
-                    answered = answered or sent.status is not None
-                    fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
-                    _settle_one(batch, lease, sent)
-            except LeaseLost as lost:
-                _log.warning("deliver.lease_lost", reason=str(lost))
+            with named_in_logs(batch.context.ledger, lease):
+                try:
+                    if not _correct(batch, peer, lease):
+                        sent = peer.store(item)
+                        failpoint("deliver.answered")
+                        _tell(transfer, item, sent)
+                        answered = answered or sent.status is not None
+                        fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
+                        _settle_one(batch, lease, sent)
+                except LeaseLost as lost:
+                    _log.warning("deliver.lease_lost", reason=str(lost))
             batch.waiting.pop(0)
     # Who answered for one object is not away, whatever another one did to the association.
     return None if answered else fault

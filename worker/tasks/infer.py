@@ -24,6 +24,7 @@ from service.core.leases import (
     claim_in_turn,
     held,
     leased,
+    named_in_logs,
     ready,
     release_failed,
     renewed,
@@ -60,13 +61,14 @@ def run(context: Context) -> None:
                 release_failed(context.ledger, lease, fault)
             return
         for (lease, _), prediction in zip(films, predictions, strict=True):
-            try:
-                _record(context, lease, prediction)
-            except LeaseLost as fault:
-                _log.warning("infer.lease_lost", reason=str(fault))
-            except Exception as fault:
-                _log.exception("infer.not_recorded", analysis=lease.row_id)
-                release_failed(context.ledger, lease, fault)
+            with named_in_logs(context.ledger, lease):
+                try:
+                    _record(context, lease, prediction)
+                except LeaseLost as fault:
+                    _log.warning("infer.lease_lost", reason=str(fault))
+                except Exception as fault:
+                    _log.exception("infer.not_recorded")
+                    release_failed(context.ledger, lease, fault)
 
 
 def _claim(context: Context) -> list[Lease]:
@@ -125,7 +127,8 @@ def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArr
         except LeaseLost as fault:
             _log.warning("infer.lease_lost", reason=str(fault))
         except Exception as fault:
-            _log.exception("infer.film_not_read", analysis=lease.row_id)
+            with named_in_logs(context.ledger, lease):
+                _log.exception("infer.film_not_read")
             release_failed(context.ledger, lease, fault)
     return films
 

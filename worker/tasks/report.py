@@ -16,7 +16,17 @@ from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
-from service.core.leases import REPORT, Lease, claim, held, leased, release, release_failed, renewed
+from service.core.leases import (
+    REPORT,
+    Lease,
+    claim,
+    held,
+    leased,
+    named_in_logs,
+    release,
+    release_failed,
+    renewed,
+)
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
 from service.core.results import ModelIdentity, Result, conclude
@@ -68,7 +78,7 @@ def run(context: Context) -> None:
     """Lease the revisions that wait, and build their objects."""
     for lease in claim(context.ledger, REPORT, 1):
         failpoint("report.claimed")
-        with renewed(context.ledger, [lease]):
+        with renewed(context.ledger, [lease]), named_in_logs(context.ledger, lease):
             try:
                 _report_one(context, lease)
             except LeaseLost as fault:
@@ -76,7 +86,7 @@ def run(context: Context) -> None:
             except _Delivering as fault:
                 release(context.ledger, lease, str(fault), 2.0, attempts=lease.attempts - 1)
             except Exception as fault:
-                _log.exception("report.failed", revision=lease.row_id)
+                _log.exception("report.failed")
                 release_failed(context.ledger, lease, fault)
 
 
