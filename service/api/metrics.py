@@ -50,8 +50,9 @@ class LedgerCollector(Collector):
         with self._ledger.read() as session:
             for part in (_studies, _queues, _deliveries, _destinations, _silence, _roles, _notices, _models):
                 yield from part(session, self._settings)
+            sums = tally.read(session)
             for what in tally.COUNTS:
-                yield _counted(what, tally.read(session, what.name), _from_the_start(what, self._settings))
+                yield _counted(what, sums[what.name], _from_the_start(what, self._settings))
         yield _gauge(
             "hilum_role_up",
             "1 when a process of the role is alive and well",
@@ -236,7 +237,7 @@ def _from_the_start(what: tally.Count, settings: Settings) -> Sequence[tuple[str
 
 def _counted(
     what: tally.Count,
-    sums: dict[tuple[str, ...], dict[str, float]],
+    sums: tally.Sums,
     from_the_start: Iterable[tuple[str, ...]],
 ) -> Metric:
     for labels in from_the_start:

@@ -205,12 +205,16 @@ _REASONS = {
 }
 
 
-def read(session: Session, name: str) -> dict[tuple[str, ...], dict[str, float]]:
-    """Return the sums of one metric by labels: each by bucket, "" where there are none."""
-    rows: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
-    for row in session.scalars(select(Tally).where(Tally.name == name)):
-        rows[tuple(json.loads(row.labels))][row.bucket] = row.value
-    return rows
+Sums = dict[tuple[str, ...], dict[str, float]]
+"""Of one metric, by labels: each by bucket, "" where there are none."""
+
+
+def read(session: Session) -> dict[str, Sums]:
+    """Return all sums by metric."""
+    found: dict[str, Sums] = defaultdict(lambda: defaultdict(dict))
+    for row in session.scalars(select(Tally)):
+        found[row.name][tuple(json.loads(row.labels))][row.bucket] = row.value
+    return found
 
 
 def _when_committed(session: Session, call: Callable[[], None]) -> None:
