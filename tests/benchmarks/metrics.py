@@ -1,7 +1,7 @@
 """What a scrape costs with many studies in the ledger: python -m tests.benchmarks.metrics [STUDIES].
 
-Fills a SQLite ledger with confirmed studies (one image, one analysis, one revision, two reports with an outbox
-row each, eight events), leaves a hundred unfinished, and asks for the metrics twenty times.
+Fills a SQLite ledger with confirmed studies (one image, one analysis, one revision, two reports with an
+outbox row each, eight events), leaves a hundred unfinished, and asks for the metrics twenty times.
 """
 
 import sys
