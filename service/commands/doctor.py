@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from service.commands.console import console
 from service.core.checks import Check, examine
+from service.core.notice_checks import examine_notices
 from service.core.settings import Settings
 from service.core.wire_checks import examine_wire
 
@@ -27,6 +28,7 @@ def checks(settings: Settings) -> Iterator[Check]:
     """Look at everything that the gateway leans on."""
     yield from examine(settings)
     yield from examine_wire(settings)
+    yield from examine_notices(settings)
     yield from _worker_checks(settings)
 
 

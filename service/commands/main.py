@@ -227,6 +227,18 @@ def audit_verify(
     raise typer.Exit(verify(load(), folder, as_json))
 
 
+notices = typer.Typer(help="Who is told of trouble, `[notices.NAME]`.", no_args_is_help=True)
+app.add_typer(notices, name="notices")
+
+
+@notices.command("test")
+def notices_test(name: Annotated[str, typer.Argument(help="NAME of [notices.NAME].")]) -> None:
+    """Send a test notice at once."""
+    from service.commands.notices import test
+
+    raise typer.Exit(test(load(), name))
+
+
 @app.command()
 def purge(
     study: Annotated[str | None, typer.Option(help="Study Instance UID of a study to be erased.")] = None,

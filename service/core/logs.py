@@ -13,7 +13,7 @@ import threading
 import traceback
 import warnings
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -22,16 +22,16 @@ from service.core.errors import HilumError
 _log = structlog.get_logger()
 
 
-def configure(role: str) -> None:
-    """Send every log line of this process, ours and the libraries', to stderr."""
+def configure(role: str, form: Literal["auto", "json", "text"] = "auto") -> None:
+    """Send every log line of this process, ours and the libraries', to stderr; `form` is HILUM_LOG_FORMAT."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    on_terminal = sys.stderr.isatty()
+    for_people = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

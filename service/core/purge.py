@@ -23,6 +23,8 @@ from service.core.tables import (
     Confirmation,
     Event,
     Instance,
+    Notice,
+    Occurrence,
     Outbox,
     Rejection,
     Report,
@@ -191,6 +193,8 @@ def _delete_rows(session: Session, study_id: int) -> None:
         delete(Instance).where(Instance.study_id == study_id),
         delete(Subject).where(Subject.study_id == study_id),
         delete(Event).where(Event.study_id == study_id),
+        delete(Occurrence).where(Occurrence.study_id == study_id),
+        delete(Notice).where(Notice.study_id == study_id),
         delete(Study).where(Study.id == study_id),
     ):
         session.execute(statement.execution_options(synchronize_session=False))

@@ -26,7 +26,7 @@ from pydicom.uid import (
 from tests import factories
 from tests.faults.web import body, post
 from tests.reading import assert_says_what_the_api_says
-from tests.servers import Gateway, Orthanc, Redis, StoreScp, eventually, storescu
+from tests.servers import Gateway, Orthanc, Prometheus, Redis, StoreScp, eventually, storescu
 
 pytestmark = pytest.mark.e2e
 Start = Callable[..., Gateway]
@@ -430,3 +430,37 @@ def test_readiness_names_the_role_that_is_down_and_comes_back(running: Gateway) 
     for pid in running.pids()["scheduler"]:
         psutil.Process(pid).resume()
     eventually(lambda: httpx.get(ready).status_code == 200, 30, "the scheduler back")
+
+
+def test_a_film_is_counted_at_every_stage_and_a_real_prometheus_sees_it(
+    running: Gateway, pacs: Orthanc, tmp_path: Path
+) -> None:
+    with Prometheus(running.port) as prometheus:
+
+        def counted() -> dict[str, float]:
+            found = {
+                item["metric"]["stage"]: float(item["value"][1])
+                for item in prometheus.query("hilum_stage_seconds_count")
+            }
+            found["bytes"] = prometheus.value("sum(hilum_received_bytes_total)")
+            found["stored"] = prometheus.value('sum(hilum_objects_received_total{status="0000"})')
+            found["associations"] = prometheus.value('sum(hilum_associations_total{result="accepted"})')
+            found["accepted"] = prometheus.value('hilum_deliveries_accepted_total{destination="PACS"}')
+            found["results"] = prometheus.value("sum(hilum_results_total)")
+            found["films"] = prometheus.value('sum(hilum_films_total{outcome=~"analysed|not_analysed"})')
+            return found
+
+        eventually(lambda: prometheus.value('up{job="hilum"}') == 1)
+        before = counted()
+        film = factories.chest_film("prometheus")
+        push(running, tmp_path, film)
+        running.wait_for_state(film.StudyInstanceUID, ("delivered", "confirmed"), _PATIENCE)
+        eventually(
+            lambda: all(now > before[name] for name, now in counted().items() if name != "confirm"),
+            20,
+            "every count has grown",
+        )
+        assert prometheus.value("time() - max(hilum_last_association_timestamp_seconds)") < _PATIENCE
+        assert prometheus.value("min(hilum_role_up)") == 1
+        assert len(prometheus.query("hilum_model_info")) == 1
+        assert prometheus.query('ALERTS{alertstate="firing", alertname=~"Hilum.*Down"}') == []

@@ -26,6 +26,7 @@ from service.core.settlement import settle
 from service.core.states import DELIVERED_STATES, DeliveryState, InstanceState, StudyState
 from service.core.tables import Analysis, Confirmation, Event, Instance, Outbox, Report, Study, Subject
 from service.core.tombstones import Erasure, ErasureFile
+from service.scheduler.notices import Notices
 from service.scheduler.scheduler import Scheduler
 from tests import audit_trail, factories
 from tests.pipeline import film, instances, opened_at, receive, reports, says, study, work
@@ -612,6 +613,7 @@ def test_the_scheduler_removes_files_and_finishes_erasures_beside_its_ticks(cont
         Repair(context.ledger, context.spool, intake(context)),
         keeping(context),
         context.audit,
+        Notices(context.ledger, context.settings),
     )
     scheduler.tick()
     for work_ in scheduler._beside:

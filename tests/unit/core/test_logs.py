@@ -90,3 +90,13 @@ def test_libraries_that_repeat_values_are_silent_at_every_level(library: str) ->
 def test_our_own_words_and_the_system_s_stay() -> None:
     assert outline(OutOfResources("no room")).endswith("OutOfResources: no room")
     assert outline(OSError(28, "No space left on device", "/path")).endswith("No space left on device")
+
+
+@pytest.mark.parametrize(("form", "is_json"), [("auto", True), ("json", True), ("text", False)])
+def test_the_form_of_a_line_is_what_the_setting_says(form: str, is_json: bool) -> None:
+    script = f"logs.configure('test', '{form}')\nstructlog.get_logger().info('it.happened', number=3)"
+    (line,) = said(script).splitlines()
+    assert "it.happened" in line
+    assert line.startswith("{") is is_json
+    if is_json:
+        assert json.loads(line)["number"] == 3
