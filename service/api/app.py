@@ -24,7 +24,7 @@ from service.api.page.render import row
 from service.api.page.routes import page_routes
 from service.api.page.study import study_routes
 from service.api.problems import on_http_exception, on_ledger_away, on_validation_error
-from service.api.rates import Rates, client_of
+from service.api.rates import Rates, address_of, client_of
 from service.api.roles import Act, Caller, may
 from service.api.situation import Lookout
 from service.api.stow import Bounds, stow_routes
@@ -83,7 +83,7 @@ def create_app(
     # The server closes it before it waits for what is under way: `service.api.server`.
     app.state.feed = feed
     app.include_router(_health(ledger))
-    app.include_router(_api(ledger, feed))
+    app.include_router(_api(settings, ledger, feed))
     app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds()))
     lookout = Lookout(ledger, settings)
     app.include_router(page_routes(settings, ledger, access, lookout))
@@ -117,9 +117,9 @@ def _health(ledger: Ledger) -> APIRouter:
     return router
 
 
-def _api(ledger: Ledger, feed: Feed) -> APIRouter:
+def _api(settings: Settings, ledger: Ledger, feed: Feed) -> APIRouter:
     router = APIRouter()
-    metrics = registry(ledger)
+    metrics = registry(settings, ledger)
 
     @router.get("/metrics", dependencies=_READER, response_class=Response)
     def scrape() -> Response:
@@ -171,7 +171,7 @@ def _api(ledger: Ledger, feed: Feed) -> APIRouter:
         event `reset` says that something was missed: look at all of it again. With `rows` each study comes as
         a row of the dashboard's list too.
         """
-        client = client_of(request)
+        client = client_of(address_of(request))
         feed.check_room(client)
         return StreamingResponse(feed.stream(client, last_event_id, rows), media_type="text/event-stream")
 

@@ -34,7 +34,10 @@ def three_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(tmp_path: Path, three_studies: Path) -> Iterator[Callable[..., Any]]:
-    """Make clients of an API whose ledger, `client.ledger`, holds three studies; keywords are settings."""
+    """Make clients of an API with three studies: its ledger is `client.ledger`, its folder `client.data_dir`.
+
+    Keywords are settings.
+    """
     folder = tmp_path / "data"
     shutil.copytree(three_studies, folder)
     ledger = Ledger(load(data_dir=folder).sqlalchemy_url)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from model.predict import Predictor, device_name
 from model.prediction import Prediction
 from model.weights import default_weights
+from service.core import tally
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.leases import (
@@ -23,6 +24,7 @@ from service.core.leases import (
     claim_in_turn,
     held,
     leased,
+    named_in_logs,
     ready,
     release_failed,
     renewed,
@@ -65,13 +67,14 @@ def run(context: Context) -> None:
                 release_failed(context.ledger, lease, fault)
             return
         for (lease, film), prediction in zip(films, predictions, strict=True):
-            try:
-                _record(context, lease, film, prediction)
-            except LeaseLost as fault:
-                _log.warning("infer.lease_lost", reason=str(fault))
-            except Exception as fault:
-                _log.exception("infer.not_recorded", analysis=lease.row_id)
-                release_failed(context.ledger, lease, fault)
+            with named_in_logs(context.ledger, lease):
+                try:
+                    _record(context, lease, film, prediction)
+                except LeaseLost as fault:
+                    _log.warning("infer.lease_lost", reason=str(fault))
+                except Exception as fault:
+                    _log.exception("infer.not_recorded")
+                    release_failed(context.ledger, lease, fault)
 
 
 def _claim(context: Context) -> list[Lease]:
@@ -130,7 +133,8 @@ def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArr
         except LeaseLost as fault:
             _log.warning("infer.lease_lost", reason=str(fault))
         except Exception as fault:
-            _log.exception("infer.film_not_read", analysis=lease.row_id)
+            with named_in_logs(context.ledger, lease):
+                _log.exception("infer.film_not_read")
             release_failed(context.ledger, lease, fault)
     return films
 
@@ -158,6 +162,7 @@ def _write_result(
     prediction: Prediction,
     threshold: float,
 ) -> None:
+    tally.since(tally.STAGE_SECONDS, analysis.ready_at, "infer", session=session)
     analysis.state = AnalysisState.DONE
     analysis.finding = Finding(prediction.finding)
     analysis.probability = prediction.probability
@@ -173,4 +178,6 @@ def _write_result(
         instance.state, instance.reason = InstanceState.NOT_ANALYSED, prediction.reason
     else:
         instance.state = InstanceState.ANALYSED
+    why = tally.reason_class(instance.reason)
+    tally.add(tally.FILMS, instance.state, why, session=session)
     record_event(session, study, "analysed", analysis.finding)

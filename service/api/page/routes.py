@@ -14,7 +14,7 @@ from service.api.mends import all_problems
 from service.api.page.lists import Filters
 from service.api.page.render import page, policy
 from service.api.page.system import system
-from service.api.rates import client_of
+from service.api.rates import address_of
 from service.api.roles import Act, Caller, may
 from service.api.situation import Lookout
 from service.core.ledger import Ledger
@@ -56,7 +56,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access, lookout: Loo
             return _to("/")
         refuse_other_sites(request)
         try:
-            session_id = access.sign_in(token.strip(), client_of(request))
+            session_id = access.sign_in(token.strip(), address_of(request))
         except HTTPException as fault:
             if fault.status_code != 401:
                 raise
@@ -68,7 +68,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access, lookout: Loo
     @router.post("/logout", dependencies=[FROM_OUR_PAGE])
     def logout(request: Request) -> Response:
         if session_id := request.cookies.get(cookie_name(request)):
-            access.sign_out(session_id, client_of(request))
+            access.sign_out(session_id, address_of(request))
         answer = _to("/login")
         _set_cookie(request, answer, "", 0)
         return answer

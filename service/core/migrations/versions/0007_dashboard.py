@@ -22,12 +22,9 @@ def upgrade() -> None:
     op.add_column("heartbeat", sa.Column("about", sa.JSON(), nullable=True))
     for name, table, columns in _INDEXES:
         op.create_index(name, table, columns)
-    some = sa.text("attention IS NOT NULL")
-    op.create_index("ix_study_attention", "study", ["id"], sqlite_where=some, postgresql_where=some)
 
 
 def downgrade() -> None:
-    op.drop_index("ix_study_attention", "study")
     for name, table, _ in _INDEXES:
         op.drop_index(name, table)
     op.drop_column("heartbeat", "about")
