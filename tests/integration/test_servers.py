@@ -1,7 +1,6 @@
 """The servers that other tests stand on, and those that docker-compose.yml runs."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -146,12 +145,11 @@ class ComposeRedis(Redis):
     def command(self) -> list[str]:
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
         *shell, script = compose["services"]["redis"]["command"]
+        (self.folder / "redis_password").write_text("secret\n")
         here = script.replace("$$", "$").replace("/data", str(self.folder))
+        here = here.replace("/run/secrets", str(self.folder))
         here = here.replace("\nEND", "\nuser onlooker on >secret -@all +config|get\nEND")
         return [*shell, here.replace("redis-server ", f"redis-server --port {self.port} --bind 127.0.0.1 ")]
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "REDISCLI_AUTH": "secret"}
 
     @property
     def client(self) -> RedisClient:
