@@ -30,6 +30,7 @@ DEBIAN_PACKAGES := \
 	default-jre-headless:/usr/bin/java \
 	libpixelmed-java:/usr/share/java/pixelmed.jar \
 	chromium:/usr/bin/chromium \
+	systemd:/usr/bin/systemd-analyze \
 	npm:$(or $(shell command -v npm),/usr/bin/npm)
 
 .DEFAULT_GOAL := help

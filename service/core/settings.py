@@ -391,7 +391,7 @@ def load(**overrides: object) -> Settings:
         With one line a fault, each naming its setting.
     """
     try:
-        return Settings(_secrets_dir=secret_folders(), **overrides)  # type: ignore[arg-type]
+        return Settings(_secrets_dir=secret_folders(), **overrides)  # type: ignore[arg-type, call-arg]
     except ValidationError as fault:
         lines = [_line(error["loc"], error["msg"]) for error in fault.errors(include_url=False)]
         raise ConfigurationError("\n".join(lines)) from None
