@@ -111,13 +111,9 @@ def test_a_film_that_is_stored_in_the_pacs_of_compose_gets_its_report_there(
     pacs, study = stack.pacs, str(film.StudyInstanceUID)
     sent = storescu(factories.write(film, tmp_path), pacs.aet, pacs.dicom_port, calling_aet="ROUTER")
     assert sent.returncode == 0, sent.stderr
-    eventually(
-        lambda: (
-            Comprehensive3DSRStorage in {item.sop_class_uid for item in pacs.instances(film.StudyInstanceUID)}
-        ),
-        60,
-        f"the report\n{stack.said()}",
-        0.2,
+    stack.eventually(
+        lambda: Comprehensive3DSRStorage in {item.sop_class_uid for item in pacs.instances(study)},
+        "the report",
     )
     # What a decoder is given is no key to anything but the queue and the ledger.
     decoder = stack.roles["worker-decode"].process
