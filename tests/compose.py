@@ -163,6 +163,7 @@ class Role(Server):
     """One of the gateway's containers, as a process: its command, its environment, its secrets."""
 
     stop_seconds = 60.0
+    program = (sys.executable, "-m", "service.commands.main")
 
     def __init__(self, service: str, environment: dict[str, str], secrets: Path) -> None:
         self.name = service  # type: ignore[misc]
@@ -170,7 +171,7 @@ class Role(Server):
         self.given = {**environment, "CREDENTIALS_DIRECTORY": str(secrets)}
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "service.commands.main", *SERVICES[self.name]["command"]]
+        return [*self.program, *SERVICES[self.name]["command"]]
 
     def environment(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("HILUM_")}

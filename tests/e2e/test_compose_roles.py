@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.compose import (
     demonstration_pacs,
     environment_of,
 )
-from tests.servers import Orthanc, ServerError, eventually, free_port, storescu
+from tests.servers import Orthanc, ServerError, eventually, free_port
 
 
 class Stack:
@@ -75,6 +76,14 @@ class Stack:
             said = "\n".join(f"--- {name}\n{role.log()}" for name, role in self.roles.items())
             raise ServerError(f"{late}\n{said}") from None
 
+    def send(self, path: Path) -> None:
+        """Send a film to the PACS as the README says."""
+        sender = Role("worker-deliver", {"HILUM_AE_TITLE": "ROUTER"}, self.folder)
+        to = f"dicom://{self.pacs.aet}@{self.hosts['orthanc']}"
+        command = [*sender.program, "send", str(path), "--to", to]
+        sent = subprocess.run(command, env=sender.environment(), capture_output=True, text=True, check=False)
+        assert sent.returncode == 0, sent.stderr
+
     def complete(self) -> bool:
         for role in self.roles.values():
             assert role.process is not None
@@ -109,8 +118,7 @@ def test_a_film_that_is_stored_in_the_pacs_of_compose_gets_its_report_there(
 ) -> None:
     film = factories.chest_film("compose")
     pacs, study = stack.pacs, str(film.StudyInstanceUID)
-    sent = storescu(factories.write(film, tmp_path), pacs.aet, pacs.dicom_port, calling_aet="ROUTER")
-    assert sent.returncode == 0, sent.stderr
+    stack.send(factories.write(film, tmp_path))
     stack.eventually(
         lambda: Comprehensive3DSRStorage in {item.sop_class_uid for item in pacs.instances(study)},
         "the report",

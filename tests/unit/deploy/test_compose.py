@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -196,7 +197,7 @@ def test_who_gets_no_secret_needs_none() -> None:
     given = {name: set(service.get("secrets", [])) for name, service in SERVICES.items()}
     assert {name for name in given if "postgres_password" in given[name]} == {"postgres"}
     assert {name for name in given if "redis_password" in given[name]} == {"redis"}
-    assert {name for name in given if not given[name]} == {"orthanc", "viewer"}
+    assert all(given[name] for name in (*OURS, "postgres", "redis"))
 
 
 def test_what_prepare_makes_is_all_that_compose_asks_for(tmp_path: Path) -> None:
@@ -328,6 +329,30 @@ def test_demonstration_pacs_has_its_ports_and_folders() -> None:
     *sources, target = copied.split()
     placed = {target + Path(source).name for source in sources}
     assert placed == {*ORTHANC["LuaScripts"], ast.literal_eval(inherited("pacs", "CMD")[0])[1]}
+
+
+def test_from_a_clone_to_the_first_report_it_takes_five_commands_that_exist(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(text for text in readme.split("```console\n")[1:] if text.startswith("$ git clone"))
+    commands = re.findall(r"^\$ (.*?)(?:\s+#.*)?$", block.split("```")[0], re.MULTILINE)
+    assert len(commands) <= 5
+    clone, enter, prepare, up, run = (shlex.split(command) for command in commands)
+    assert clone[-1] == enter[-1]
+    made = Prepared(tmp_path, *prepare[2:])
+    assert (prepare[0], made.folder / prepare[1]) == ("sh", tmp_path / "deploy/prepare.sh")
+    profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", [])}
+    assert up[up.index("--profile") + 1] in profiles
+    assert SERVICES["orthanc"]["depends_on"] == {"listener": {"condition": "service_healthy"}}
+    # The sender is no role: it calls itself by a title that may send, and goes to where the PACS is reached.
+    service = run[run.index("--rm") + 5]
+    command, path, *options = run[run.index(service) + 1 :]
+    send = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert send.make_context(command, [path, *options]).params["paths"] == [Path(path)]
+    assert run[run.index("-v") + 1].split(":")[1:] == [path, "ro"]
+    title = run[run.index("-e") + 1].removeprefix("HILUM_AE_TITLE=")
+    assert title in made.dotenv["HILUM_CALLING_AE_TITLES"].split(",")
+    assert options == ["--to", f"dicom://{ORTHANC['DicomAet']}@orthanc:{ORTHANC['DicomPort']}"]
+    assert set(SERVICES[service]["networks"]) & set(SERVICES["orthanc"]["networks"])
 
 
 def test_viewer_and_pacs_share_one_origin() -> None:
