@@ -20,6 +20,9 @@ set_in_env() { # NAME VALUE
 random() { # BYTES, in hexadecimal
     od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'
 }
+entry() { # NAME ROLE SECRET: of HILUM_API_TOKENS, which holds the hash alone
+    echo "$1:$2:$(printf %s "$3" | sha256sum | cut -d ' ' -f 1)"
+}
 keep() { # NAME VALUE: a secret that is not there yet
     file=deploy/secrets/$1
     if [ -s "$file" ]; then return; fi
@@ -53,9 +56,16 @@ keep hilum_broker_url "redis://hilum:$password@redis:6379/0"
 tokens=$(in_env HILUM_API_TOKENS)
 if [ -z "$tokens" ] && [ ! -s deploy/secrets/hilum_api_tokens ]; then
     secret=$(random 32)
-    tokens=first:administrator:$(printf %s "$secret" | sha256sum | cut -d ' ' -f 1)
+    tokens=$(entry first administrator "$secret")
     echo "To sign in at http://127.0.0.1:8080/ (shown once, kept nowhere): $secret"
 fi
 keep hilum_api_tokens "$tokens"
 if [ "$(cat deploy/secrets/hilum_api_tokens)" = "$tokens" ]; then set_in_env HILUM_API_TOKENS ""; fi
+if [ ! -s deploy/secrets/metrics_token ]; then
+    secret=$(random 32)
+    tokens=$(cat deploy/secrets/hilum_api_tokens)
+    echo "$tokens,$(entry prometheus viewer "$secret")" > deploy/secrets/hilum_api_tokens
+    keep metrics_token "$secret"
+fi
+keep grafana_password "$(random 12)"
 echo "deploy/secrets is complete; settings are in .env"

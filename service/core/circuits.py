@@ -14,6 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.leases import CONFIRM, DELIVER, Lease, Stage, backoff_seconds, claim_within, ready
 from service.core.ledger import Ledger, now
 from service.core.tables import Circuit
@@ -55,6 +56,7 @@ def claim_for_one_destination(ledger: Ledger, stage: Stage, limit: int) -> tuple
 
 def failed(ledger: Ledger, destination: str, error: str) -> None:
     """Write down that the destination could not be reached."""
+    tally.add(tally.DELIVERY_FAILURES, destination, "away")
     try:
         with ledger.write() as session:
             circuit = session.get(Circuit, destination, with_for_update=True)

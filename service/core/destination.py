@@ -20,10 +20,11 @@ _DIMSE, _TLS = {"dicom", "dicoms"}, {"dicoms", "https"}
 _BEARER = re.compile(r"Bearer [A-Za-z0-9\-._~+/]+=*")  # RFC 6750 2.1
 _USER_AND_PASSWORD = re.compile(r"(?!Bearer )[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]*")
 _DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,4})(?P<unit>[mhd])")
+_TABLES = ("destinations", "peers", "notices")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-def _duration(value: object) -> timedelta:
+def duration(value: object) -> timedelta:
     """Read "90m", "24h" or "3d": a bare number would leave its unit open."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -72,7 +73,7 @@ class Destination(BaseModel):
     heatmap: Literal["positive", "always"] = "positive"
     sr: Literal["3d", "comprehensive", "text", "none"] = "3d"
     not_analysed: Literal["chest", "always", "never"] = "chest"
-    expires_after: Annotated[timedelta, BeforeValidator(_duration)] | None = None
+    expires_after: Annotated[timedelta, BeforeValidator(duration)] | None = None
     confirm: Literal["commitment", "find", "qido", "none"] | None = None
     credentials_file: Path | None = None
     tls: TLSFiles | None = None
@@ -238,7 +239,7 @@ class Destination(BaseModel):
 
 
 def read_config(path: Path) -> dict[str, dict[str, dict[str, object]]]:
-    """Return the tables ``destinations`` and ``peers`` of the TOML file that `HILUM_CONFIG` names.
+    """Return the tables of the TOML file that `HILUM_CONFIG` names: ``destinations``, ``peers``, ``notices``.
 
     Raises
     ------
@@ -251,13 +252,13 @@ def read_config(path: Path) -> dict[str, dict[str, dict[str, object]]]:
         raise ConfigurationError(f"HILUM_CONFIG: {path} can't be read ({fault.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise ConfigurationError(f"HILUM_CONFIG: {path} is no TOML: {fault}") from None
-    unknown = sorted(set(table) - {"destinations", "peers"})
+    unknown = sorted(set(table) - set(_TABLES))
     if unknown:
         raise ConfigurationError(f"HILUM_CONFIG: {path} has an unknown table: {', '.join(unknown)}")
     for kind, entries in table.items():
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
             raise ConfigurationError(f"HILUM_CONFIG: {path}: {kind} are tables, [{kind}.NAME]")
-    return {kind: table.get(kind, {}) for kind in ("destinations", "peers")}
+    return {kind: table.get(kind, {}) for kind in _TABLES}
 
 
 def default_name(url: str) -> str:

@@ -212,9 +212,13 @@ def test_what_prepare_makes_is_all_that_compose_asks_for(tmp_path: Path) -> None
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
     token = token_in(made.said)
     assert token
-    assert load(api_tokens=made.secrets["hilum_api_tokens"]).api_tokens[0].sha256 == (
-        hashlib.sha256(token.encode()).hexdigest()
-    )
+    entries = {entry.name: entry for entry in load(api_tokens=made.secrets["hilum_api_tokens"]).api_tokens}
+    for name, role, secret in (
+        ("first", "administrator", token),
+        ("prometheus", "viewer", made.secrets["metrics_token"]),
+    ):
+        assert entries[name].role == role
+        assert entries[name].sha256 == hashlib.sha256(secret.encode()).hexdigest()
 
 
 def test_preparing_again_changes_nothing(tmp_path: Path) -> None:
@@ -229,15 +233,25 @@ def test_passwords_of_an_older_env_move_into_files(tmp_path: Path) -> None:
     tokens = f"dashboard:viewer:{'0' * 64},nurse:clinician:{'1' * 64}"
     old = f"POSTGRES_PASSWORD=old\nREDIS_PASSWORD='other'\nHILUM_API_TOKENS={tokens}\nHILUM_AE_TITLE=OURS\n"
     made = Prepared(tmp_path, dotenv=old)
-    assert made.secrets == {
-        "postgres_password": "old",
-        "redis_password": "other",
-        "hilum_database_url": "postgresql+psycopg://hilum:old@postgres:5432/hilum",
-        "hilum_broker_url": "redis://hilum:other@redis:6379/0",
-        "hilum_api_tokens": tokens,
+    moved, _, entry = made.secrets["hilum_api_tokens"].rpartition(",")
+    assert moved == tokens
+    assert re.fullmatch(r"prometheus:viewer:[0-9a-f]{64}", entry)
+    assert (
+        made.secrets.items()
+        >= {
+            "postgres_password": "old",
+            "redis_password": "other",
+            "hilum_database_url": "postgresql+psycopg://hilum:old@postgres:5432/hilum",
+            "hilum_broker_url": "redis://hilum:other@redis:6379/0",
+        }.items()
+    )
+    emptied = {
+        "POSTGRES_PASSWORD": "",
+        "REDIS_PASSWORD": "",
+        "HILUM_API_TOKENS": "",
+        "HILUM_AE_TITLE": "OURS",
     }
-    moved = {"POSTGRES_PASSWORD": "", "REDIS_PASSWORD": "", "HILUM_API_TOKENS": "", "HILUM_AE_TITLE": "OURS"}
-    assert made.dotenv == moved
+    assert made.dotenv == emptied
     assert token_in(made.said) is None
 
 
@@ -256,21 +270,24 @@ def test_ports_of_listener_and_api_agree(settings_of: Callable[[str], Settings])
     assert inherited("api", "EXPOSE") == [str(http_port)]
 
 
-def test_api_and_demonstration_are_published_on_this_machine_alone() -> None:
-    for name in ("api", "orthanc", "viewer"):
+def test_api_demonstration_and_monitoring_are_published_on_this_machine_alone() -> None:
+    for name in ("api", "orthanc", "viewer", "prometheus", "grafana"):
         assert all(interpolated(port, {}).startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
 
 
 def test_brokers_and_ledgers_are_not_published() -> None:
     for name, service in SERVICES.items():
-        if name not in {"listener", "api", "orthanc", "viewer"}:
+        if name not in {"listener", "api", "orthanc", "viewer", "prometheus", "grafana"}:
             assert "ports" not in service
     assert COMPOSE["networks"]["inside"] == {"internal": True}
 
 
 def test_only_who_talks_to_strangers_has_a_way_out() -> None:
     outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
-    assert outside == {"listener", "api", "worker-deliver", "orthanc", "viewer"}
+    assert outside == {
+        *("listener", "api", "worker-deliver", "orthanc", "viewer"),
+        *("prometheus", "grafana"),
+    }
 
 
 def test_who_parses_and_computes_reaches_redis_and_the_ledger_alone() -> None:
@@ -510,7 +527,7 @@ def test_compose_itself_accepts_the_file(tmp_path: Path) -> None:
     Prepared(tmp_path, "demo")
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
     asked = subprocess.run(
-        [client, "compose", "--profile", "demo", "--profile", "gpu", "config", "--quiet"],
+        [client, "compose", "--profile", "*", "config", "--quiet"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
