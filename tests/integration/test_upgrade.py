@@ -131,7 +131,7 @@ revision, down_revision, branch_labels, depends_on = "9999", {core_ledger.expect
 
 def upgrade():
     op.add_column("study", sa.Column("room", sa.String(8), nullable=False, server_default=""))
-    op.drop_column("study", "attention")
+    op.drop_table("rejection")
 """
     )
     config = Config()
@@ -159,7 +159,7 @@ def test_the_way_back_is_the_backup_from_before_the_upgrade(
         with pytest.raises(ConfigurationError, match=r"9999, which this version does not know: .*restore"):
             attempt(url)
 
-    restore(context.settings, tmp_path / "before")
+    restore(context.settings, tmp_path / "before", "test")
     assert check_migrated(url)
     again = opened(url)
     assert study(again).study_instance_uid == known
