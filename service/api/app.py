@@ -25,6 +25,7 @@ from service.api.stow import Bounds, stow_routes
 from service.core.audit import Audit
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
+from service.core.live import Live
 from service.core.settings import Settings
 from service.core.states import StudyState
 
@@ -32,6 +33,8 @@ _DESCRIPTION = (
     "Gateway between a PACS and a chest X-ray pneumonia model. Research use only, not for diagnosis."
 )
 _READER = [may(Act.READ)]
+# Without what the file says: anybody may ask.
+_CONFIG_REFUSED = "the file was saved with a fault, so what it said before counts: see `hilum doctor`"
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -45,7 +48,11 @@ Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 def create_app(
-    settings: Settings, ledger: Ledger, bounds: Bounds | None = None, rates: Rates | None = None
+    settings: Settings,
+    ledger: Ledger,
+    bounds: Bounds | None = None,
+    rates: Rates | None = None,
+    live: Live | None = None,
 ) -> FastAPI:
     """Return the application; everything but what `service.api.gate` names as open asks who is there."""
     app = FastAPI(
@@ -57,6 +64,7 @@ def create_app(
         redirect_slashes=False,
     )
     audit = Audit(settings, "api")
+    live = live or Live(settings)
     access = Access(settings, ledger, audit, rates or Rates())
     # The last one added is the first one passed.
     app.add_middleware(BodyBounds)
@@ -69,9 +77,9 @@ def create_app(
 
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]), name="swagger")
     app.mount("/assets", StaticFiles(packages=[("service.api.page", "assets")]), name="assets")
-    app.include_router(_health(ledger))
+    app.include_router(_health(ledger, live))
     app.include_router(_api(ledger))
-    app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds()))
+    app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
     app.include_router(page_routes(settings, ledger, access))
 
     @app.get("/openapi.json", dependencies=_READER, include_in_schema=False)
@@ -81,7 +89,7 @@ def create_app(
     return app
 
 
-def _health(ledger: Ledger) -> APIRouter:
+def _health(ledger: Ledger, live: Live) -> APIRouter:
     router = APIRouter()
 
     @router.get("/healthz")
@@ -91,13 +99,14 @@ def _health(ledger: Ledger) -> APIRouter:
 
     @router.get("/readyz", responses={503: {"model": schemas.Readiness}})
     def readyz(response: Response) -> schemas.Readiness:
-        """Say whether every role is alive, and which is not."""
+        """Say whether every role is alive, and which is not; a warning alone still is 200."""
         try:
             faults = silent_roles(ledger)
         except SQLAlchemyError as fault:
             faults = {"ledger": f"cannot be reached ({type(fault).__name__})"}
         response.status_code = 503 if faults else 200
-        return schemas.Readiness(ready=not faults, faults=faults)
+        warnings = {"HILUM_CONFIG": _CONFIG_REFUSED} if live.fault else {}
+        return schemas.Readiness(ready=not faults, faults=faults, warnings=warnings)
 
     return router
 

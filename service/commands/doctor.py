@@ -6,14 +6,37 @@ from collections.abc import Iterator
 import typer
 
 from service.commands.console import console
-from service.core.checks import Check, examine
-from service.core.settings import Settings
+from service.core.checks import Check, configuration, examine
+from service.core.errors import ConfigurationError
+from service.core.settings import Settings, load
 from service.core.wire_checks import examine_wire
 
 
-def doctor(settings: Settings, as_json: bool) -> int:
-    """Print every check; return 0 only when all is right."""
-    checks = [*examine(settings), *examine_wire(settings), *_worker_checks(settings)]
+def load_all_the_same() -> tuple[Settings, str]:
+    """Return the settings, without the file of HILUM_CONFIG when that has a fault, and what is wrong with it.
+
+    Raises
+    ------
+    ConfigurationError
+        When that is not all that is wrong.
+    """
+    try:
+        return load(), ""
+    except ConfigurationError as fault:
+        try:
+            return load(config=""), str(fault)
+        except ConfigurationError:
+            raise fault from None
+
+
+def doctor(settings: Settings, fault: str, as_json: bool) -> int:
+    """Print every check; return 0 only when all is right. `fault` is of the configuration file."""
+    checks = [
+        configuration(settings, fault),
+        *examine(settings),
+        *examine_wire(settings),
+        *_worker_checks(settings),
+    ]
     if as_json:
         typer.echo(json.dumps([vars(check) for check in checks], indent=2))
     else:

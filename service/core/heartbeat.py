@@ -19,21 +19,27 @@ ROLES = ("listener", "scheduler", "decode", "infer", "report", "deliver")
 _log = structlog.get_logger()
 
 
-def beat(ledger: Ledger, role: str, detail: str = "") -> None:
-    """Write that this process of `role` is alive; `detail` says what is wrong with it, if anything."""
+def beat(ledger: Ledger, role: str, detail: str = "", config: str = "") -> None:
+    """Write that this process of `role` is alive; `detail` says what is wrong with it, if anything.
+
+    `config`: the digest of the configuration file it goes by.
+    """
+    process = f"{role}:{owner()}"
     with ledger.write() as session:
-        session.merge(Heartbeat(process=f"{role}:{owner()}", role=role, at=now(), detail=detail))
+        session.merge(Heartbeat(process=process, role=role, at=now(), detail=detail, config=config))
         session.execute(delete(Heartbeat).where(Heartbeat.at < now() - timedelta(hours=1)))
 
 
-def start_beating(ledger: Ledger, role: str, detail: Callable[[], str] = str) -> threading.Event:
+def start_beating(
+    ledger: Ledger, role: str, detail: Callable[[], str] = str, config: Callable[[], str] = str
+) -> threading.Event:
     """Beat from a thread until the returned event is set."""
     stopped = threading.Event()
 
     def run() -> None:
         while True:
             try:
-                beat(ledger, role, detail())
+                beat(ledger, role, detail(), config())
             except SQLAlchemyError as fault:
                 _log.warning("heartbeat.not_written", error=type(fault).__name__)
             if stopped.wait(BEAT_SECONDS):

@@ -27,7 +27,7 @@ _ANY, _ONE = "\x00", "\x01"
 
 @dataclass(frozen=True)
 class Span:
-    """Ages from `low` to below `high` in years, as written in `text`; without both, an age that is unknown."""
+    """Ages from `low` to below `high` in years, as `text` says it; without both, one that is unknown."""
 
     text: str
     low: float | None = None
@@ -116,28 +116,6 @@ class When(BaseModel):
         return True
 
 
-class Rule(BaseModel):
-    """One rule.
-
-    Attributes
-    ----------
-    analyse
-        Whether such an image gets a number; else it is kept, with the rule as the reason.
-    destinations
-        Where the result goes; None: to every destination, or to none when it is not analysed.
-    population
-        Overrules HILUM_POPULATION for such an image.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=_NAME)
-    when: When = When()
-    analyse: bool = Field(True, strict=True)
-    destinations: tuple[str, ...] | None = None
-    population: Literal["refuse", "flag"] | None = None
-
-
 @dataclass(frozen=True)
 class Decision:
     """What was decided of one image, and by which rule; without a rule none spoke of it."""
@@ -172,6 +150,44 @@ class Decision:
         return f"{said}: {how}{limits}, {f'result to {to}' if to else 'nothing is sent'}"
 
 
+class Rule(BaseModel):
+    """One rule.
+
+    Attributes
+    ----------
+    analyse
+        Whether such an image gets a number; else it is kept, with the rule as the reason.
+    destinations
+        Where the result goes; None: to every destination, or to none when it is not analysed.
+    population
+        Overrules HILUM_POPULATION for such an image.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=_NAME)
+    when: When = When()
+    analyse: bool = Field(True, strict=True)
+    destinations: tuple[str, ...] | None = None
+    population: Literal["refuse", "flag"] | None = None
+
+    @property
+    def decision(self) -> Decision:
+        """What it decides of an image that meets its conditions."""
+        destinations = () if self.destinations is None and not self.analyse else self.destinations
+        return Decision(self.name, self.analyse, destinations, self.population)
+
+
+def union(decisions: Iterable[Decision]) -> frozenset[str] | None:
+    """Return where a result goes that speaks of several images; None: to every destination."""
+    names: set[str] = set()
+    for decision in decisions:
+        if decision.destinations is None:
+            return None
+        names.update(decision.destinations)
+    return frozenset(names)
+
+
 @dataclass(frozen=True)
 class Failed:
     """One condition that does not hold: what it wants, and what the image has."""
@@ -189,13 +205,8 @@ def decide(rules: Iterable[Rule], header: Header, calling_ae_title: str) -> Deci
     calling_ae_title
         Of who sent it; with STOW-RS the name of the token.
     """
-    for rule in rules:
-        if not failed(rule, header, calling_ae_title):
-            destinations = rule.destinations
-            if destinations is None and not rule.analyse:
-                destinations = ()
-            return Decision(rule.name, rule.analyse, destinations, rule.population)
-    return Decision()
+    spoken = (rule.decision for rule in rules if not failed(rule, header, calling_ae_title))
+    return next(spoken, Decision())
 
 
 def failed(rule: Rule, header: Header, calling_ae_title: str) -> list[Failed]:

@@ -148,6 +148,8 @@ class Instance(Leased, Base):
     """One received object; the lease is for decoding. The same UID with other bytes is another row.
 
     `says_chest`: its header calls it a chest radiograph, so that silence about it could be read as normal.
+    `decision`: what the rules said of it (`service.core.rules.Decision`); None of what came before there were
+    rules, and of what is to be decided anew.
     """
 
     __tablename__ = "instance"
@@ -180,6 +182,7 @@ class Instance(Leased, Base):
     patient_age_years: Mapped[float | None] = mapped_column(Float)
     says_chest: Mapped[bool] = mapped_column(default=False)
     flags: Mapped[list[str]] = mapped_column(default=list)
+    decision: Mapped[dict[str, Any] | None]
 
     study: Mapped[Study] = relationship(back_populates="instances")
     subject: Mapped[Subject | None] = relationship()
@@ -369,6 +372,16 @@ class Circuit(Base):
     last_error: Mapped[str] = mapped_column(Text)
 
 
+class Pause(Base):
+    """A destination that nothing is sent to before `until`, because of its hours or its rate (`why`)."""
+
+    __tablename__ = "pause"
+
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    until: Mapped[datetime]
+    why: Mapped[str] = mapped_column(Text)
+
+
 class Refusal(Base):
     """A destination that rejected the first form of a kind when it was offered last, at this address."""
 
@@ -395,7 +408,7 @@ class Event(Base):
 
 
 class Heartbeat(Base):
-    """The last sign of life of one process of a role."""
+    """The last sign of life of one process of a role; `config` is `service.core.live.Live.digest`."""
 
     __tablename__ = "heartbeat"
 
@@ -403,6 +416,7 @@ class Heartbeat(Base):
     role: Mapped[str] = mapped_column(String(16))
     at: Mapped[datetime]
     detail: Mapped[str] = mapped_column(Text)
+    config: Mapped[str] = mapped_column(String(64), default="")
 
 
 class SchedulerLease(Base):

@@ -17,6 +17,7 @@ from service.core import removal, repair, retention
 from service.core.checks import Check, examine
 from service.core.errors import OutOfResources
 from service.core.ledger import now, register_model
+from service.core.live import Live
 from service.core.receive import Arrival, Intake, Outcome
 from service.core.repair import Repair, Repaired, differences
 from service.core.retention import Cause, Retention
@@ -597,6 +598,7 @@ def test_the_scheduler_removes_files_and_finishes_erasures_beside_its_ticks(cont
         "redis://127.0.0.1:9/0",
         Repair(context.ledger, context.spool, intake(context)),
         keeping(context),
+        Live(context.settings),
     )
     scheduler.tick()
     for work_ in scheduler._beside:
