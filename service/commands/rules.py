@@ -43,7 +43,7 @@ def test(settings: Settings, paths: list[Path], calling_ae_title: str | None, as
         0 when every file could be read.
     """
     answers: list[dict[str, Any]] = []
-    files, code = files_of(paths), 0
+    files, code = list(files_of(paths)), 0
     for file in files:
         try:
             header = read_header(file)

@@ -118,7 +118,8 @@ def ready(stage: Stage) -> ColumnElement[bool]:
     if stage.limited:
         return condition & (table.attempts < MAX_ATTEMPTS)
     if stage is DELIVER:
-        condition &= ~exists().where(Pause.destination == Outbox.destination, Pause.until > moment)
+        paused = exists().where(Pause.destination == Outbox.destination, Pause.until > moment)
+        condition &= ~paused.correlate(Outbox)
     return condition & ~_away(stage, Circuit.open_until > moment)
 
 
