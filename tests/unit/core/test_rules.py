@@ -1,11 +1,14 @@
 """Which rule speaks of an image, and what is wrong with rules."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.core.header import Header, header_of
-from service.core.rules import Decision, decide, failed, parse
+from service.core.rules import Decision, Rule, When, decide, failed, parse
+from service.core.settings import load
 from tests import factories
 
 PACS, WARD = "PACS", "WARD"
@@ -150,3 +153,34 @@ def test_what_was_decided_comes_back_from_the_ledger_as_it_was() -> None:
     for decision in (Decision(), Decision("a", False, ()), Decision("b", True, (PACS,), "flag")):
         assert Decision.of(decision.kept()) == decision
     assert Decision.of(None) == Decision()
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_rules_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
+    first, second = (ROOT / "README.md").read_text().split("```toml\n")[1:3]
+    config = tmp_path / "hilum.toml"
+    config.write_text(first.split("```")[0] + second.split("```")[0])
+    rules = load(config=config).rules
+    assert decide(rules, image(StationName="QA 3"), "ER_CR1") == Decision("phantoms", False, ())
+    assert decide(rules, image(PatientAge="005Y"), "ER_DX1").rule == "emergency room"
+    assert decide(rules, image(PatientAge="005Y"), "ER_DX2") == Decision()
+    assert decide(rules, image(PatientAge="018Y"), "ER_DX1") == Decision("adults", False, (PACS,))
+
+
+def test_the_rules_of_the_site_s_example_start(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "site" / "hilum.toml").read_text()
+    sample = re.sub(r"^# ?", "", text[text.index("# [destinations") :], flags=re.MULTILINE)
+    config = tmp_path / "hilum.toml"
+    config.write_text(sample)
+    made = load(config=config)
+    assert [rule.name for rule in made.rules] == ["phantoms", "research"]
+    assert decide(made.rules, image(PatientAge="018Y"), "TRIAL_1") == Decision("research", True, (), "flag")
+    assert str(made.destinations[0].hours) == "19:00-07:00"
+
+
+def test_every_key_of_a_rule_and_every_condition_stands_in_the_readme() -> None:
+    section = (ROOT / "README.md").read_text().split("## Which studies, where to")[1].split("## ")[0]
+    assert re.findall(r"^\| (\w+) \|", section, re.MULTILINE)[1:] == list(Rule.model_fields)
+    assert set(When.model_fields) <= set(re.findall(r"`(\w+)`", section))
