@@ -27,15 +27,17 @@ from worker.tasks import deliver
 Opened = Callable[..., Context]
 
 
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Opened]:
+@pytest.fixture(params=["sqlite"])
+def opened(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Opened]:
     """Open a worker's context in UTC with one destination; a second time with other settings of it."""
+    ledger = {} if request.param == "sqlite" else {"database_url": request.getfixturevalue("postgresql")}
     contexts: list[Context] = []
 
     def at(port: int, **options: Any) -> Context:
         made = load(
             data_dir=tmp_path,
             timezone="UTC",
+            **ledger,
             destinations=[{"name": "PACS", "url": f"dicom://PACS@127.0.0.1:{port}", **options}],
         )
         if contexts:
@@ -103,6 +105,7 @@ def test_outside_its_hours_a_destination_gets_nothing_and_what_waits_says_until_
     assert states(context) == [DeliveryState.DELIVERED] * 2
 
 
+@pytest.mark.parametrize("opened", ["sqlite", "postgresql"], indirect=True)
 def test_when_its_hours_begin_everything_goes_and_none_of_it_is_late(opened: Opened) -> None:
     scp = Scp()
     with scp.serving() as port:
@@ -119,6 +122,7 @@ def test_when_its_hours_begin_everything_goes_and_none_of_it_is_late(opened: Ope
     assert states(context) == [DeliveryState.DELIVERED]
 
 
+@pytest.mark.parametrize("opened", ["sqlite", "postgresql"], indirect=True)
 def test_a_rate_lets_a_tenth_of_it_go_at_a_time_and_the_rest_wait(opened: Opened) -> None:
     scp = Scp()
     with scp.serving() as port:
