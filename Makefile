@@ -21,6 +21,7 @@ DEBIAN_PACKAGES := \
 	orthanc:/usr/sbin/Orthanc \
 	orthanc-dicomweb:/usr/share/orthanc/plugins/libOrthancDicomWeb.so \
 	redis-server:/usr/bin/redis-server \
+	prometheus:/usr/bin/promtool \
 	rsyslog:/usr/sbin/rsyslogd \
 	rsyslog-gnutls:/usr/lib/*/rsyslog/lmnsd_gtls.so \
 	postgresql:/usr/lib/postgresql/*/bin/initdb \

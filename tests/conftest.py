@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tests.certificates import Authority
     from tests.servers import Gateway, Orthanc, PostgreSQL, Redis
 
+pytest.register_assert_rewrite("tests.reading")
+
 # The fixtures import tests.servers when called: tests of the network alone run where no database driver is.
 
 

@@ -476,6 +476,61 @@ class Orthanc(Server):
         return httpx.get(f"{self.http_url}{path}", timeout=30).raise_for_status()
 
 
+class Prometheus(Server):
+    """A Prometheus with the configuration and rules of `deploy/prometheus`.
+
+    It asks the API on port `target` every second, and shows it the token `secret`.
+    """
+
+    name = "prometheus"
+
+    def __init__(self, target: int, secret: str = "none") -> None:
+        super().__init__()
+        self.target = target
+        self.secret = secret
+
+    def command(self) -> list[str]:
+        shutil.copytree(ROOT / "deploy" / "prometheus", self.folder / "etc", dirs_exist_ok=True)
+        (self.folder / "token").write_text(self.secret, encoding="utf-8")
+        path = self.folder / "etc" / "prometheus.yml"
+        text = path.read_text(encoding="utf-8")
+        for written, here in (
+            ("api:8080", f"127.0.0.1:{self.target}"),
+            ("/run/secrets/metrics_token", str(self.folder / "token")),
+            ("_interval: 15s", "_interval: 1s"),
+        ):
+            assert written in text
+            text = text.replace(written, here)
+        path.write_text(text, encoding="utf-8")
+        return [
+            executable("prometheus", "prometheus"),
+            f"--config.file={path}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/-/ready", timeout=2).is_success
+        except httpx.HTTPError:
+            return False
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series of an expression at this moment."""
+        answer = httpx.get(
+            f"http://127.0.0.1:{self.port}/api/v1/query", params={"query": expression}, timeout=10
+        )
+        assert answer.is_success, f"{expression}\n{answer.text}"
+        found: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return found
+
+    def value(self, expression: str) -> float:
+        """Return the only value of an expression, 0 without any."""
+        found = self.query(expression)
+        assert len(found) <= 1, found
+        return float(found[0]["value"][1]) if found else 0.0
+
+
 class StoreScp(Server):
     """dcmtk's storescp as a PACS that takes the given SOP classes, and no others; JPEG if it is told to.
 

@@ -15,6 +15,7 @@ import structlog
 from celery import signals
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.core import tally
 from service.core.enqueue import celery_app
 from service.core.heartbeat import start_beating
 from service.core.leases import DELIVER, STAGES, free_left_behind
@@ -100,6 +101,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         except Exception:
             # Celery would log what the exception says. The ledger's leases bring the work back.
             _log.exception("pool.failed", queue=queue)
+        tally.flush(context().ledger)
 
     if pool.kind == "prefork":
         # Celery keeps weak references to receivers unless told otherwise.

@@ -24,6 +24,7 @@ from worker.dicomweb_answers import (
     attributes,
     failure_in,
     matches,
+    only_part,
     sop_instance_uids,
     status_in,
     store_response,
@@ -148,6 +149,23 @@ class DICOMwebPeer:
         series = f"/studies/{study_instance_uid}/series/{series_instance_uid}/instances"
         found = self._search(series, {"SOPInstanceUID": sop_instance_uid})
         return None if found is None else sop_instance_uid in sop_instance_uids(found)
+
+    def retrieve(
+        self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+    ) -> bytes | None:
+        """Return an instance's file by WADO-RS (PS3.18 10.4), or None when it gives none.
+
+        Raises
+        ------
+        TransientDelivery
+            When it can't be reached, or answers more than a megabyte.
+        """
+        path = f"/studies/{study_instance_uid}/series/{series_instance_uid}/instances/{sop_instance_uid}"
+        wanted = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        code, media_type, content = self._exchange("GET", path, headers={"Accept": wanted})
+        if code != 200:
+            return None
+        return only_part(media_type, content)
 
     def _search(self, path: str, query: Mapping[str, str]) -> list[Any] | None:
         """Return the matches of a search, None when it is not answered."""

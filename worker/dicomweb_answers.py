@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from email.parser import BytesParser
+from email.policy import HTTP
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,6 +22,14 @@ def store_response(media_type: str, content: bytes) -> dict[str, Any] | None:
     if isinstance(response, list) and len(response) == 1:
         (response,) = response
     return response if isinstance(response, dict) else None
+
+
+def only_part(media_type: str, content: bytes) -> bytes | None:
+    """Return the one part of a multipart answer (PS3.18 8.6.1.2); None when it is something else."""
+    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {media_type}\r\n\r\n".encode() + content)
+    parts = list(message.iter_parts()) if message.is_multipart() else []
+    found = parts[0].get_content() if len(parts) == 1 else None
+    return found if isinstance(found, bytes) else None
 
 
 def failure_in(response: dict[str, Any]) -> int | None:

@@ -22,6 +22,7 @@ from worker.report_context import (
     ImageResult,
     ReportContext,
     identity,
+    names_of,
     processing_algorithm,
     reference,
     set_creation,
@@ -94,7 +95,7 @@ def build_document(images: Sequence[ImageResult], context: ReportContext) -> Dat
     pdf = _pdf(images, headers, leading, context, at)
     document.EncapsulatedDocumentLength = len(pdf)
     document.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
-    inherit(document, ordered, [])
+    inherit(document, ordered, names_of(context.model))
     set_creation(document, at)
     return document
 

@@ -31,9 +31,12 @@ _VERDICT_LABEL, _LOWEST_LABEL = 0.76, 0.64
 
 
 def measurement_groups(
-    image: ImageResult, header: Dataset, context: ReportContext
+    image: ImageResult, header: Dataset, context: ReportContext, of_several: str
 ) -> list[MeasurementsAndQualitativeEvaluations]:
-    """Return the group of the whole image and, for a positive, one for each contour of its heat map."""
+    """Return the group of the whole image and, for a positive, one for each contour of its heat map.
+
+    `of_several` says which of the study's images it is; empty for the only one.
+    """
     result = image.result
     rows, columns = int(header.Rows), int(header.Columns)
     certainty = (codes.CERTAINTY_OF_FINDING, _certainty(result), codes.PERCENT)
@@ -46,7 +49,9 @@ def measurement_groups(
             value=certainty,
             outline=_whole_image(rows, columns),
             evaluations=[QualitativeEvaluation(codes.PRESENCE, codes.PRESENCE_OF[result.finding])],
-            comments=wording.comments(result, context.revision, beside=context.beside),
+            comments=wording.label(
+                wording.comments(result, context.revision, beside=context.beside), of_several
+            ),
         )
     ]
     if result.finding is not Finding.PRESENT or image.activation is None:

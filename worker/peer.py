@@ -152,3 +152,18 @@ def reason_for(status: int) -> str:
     }
     words = known.get(status) or families.get(status & 0xF000 if status >= 0xC000 else status & 0xFF00)
     return f"the destination answered {status:04X}{f' ({words})' if words else ''}"
+
+
+def reason_class(sent: Sent) -> str:
+    """Return the kind of a failure: one of a few, for counting."""
+    status = sent.status
+    if status is None:
+        return sent.fault.code.removeprefix("delivery-") if sent.fault is not None else "other"
+    if status in (0xA777, 0xA778, 0xA779):
+        return "identity"
+    if status in (0x0122, 0xC122):
+        return "not-accepted"
+    if status == 0x0124:
+        return "not-authorised"
+    families = {0xA700: "out-of-resources", 0xA900: "mismatch"}
+    return "cannot-understand" if 0xC000 <= status <= 0xCFFF else families.get(status & 0xFF00, "other")

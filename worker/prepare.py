@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from service.core.copies import UNDECODABLE
-from service.core.eligibility import Eligibility, assess, population_limit
+from service.core.eligibility import Eligibility, assess, burned_in_limit, population_limit
 from service.core.errors import Undecodable
 from service.core.header import read_header
 from worker.decode import Film, decode
@@ -52,4 +52,6 @@ def prepare(path: Path, population: Literal["refuse", "flag"], ages: tuple[float
         film = decode(path)
     except Undecodable as fault:
         return Prepared(None, f"{UNDECODABLE}: {fault}")
-    return Prepared(film, None, (*film.flags, *([limit] if limit else [])))
+    # The gravest first: a viewer may cut off the last.
+    stated = (limit, burned_in_limit(header), *film.flags)
+    return Prepared(film, None, tuple(flag for flag in stated if flag))

@@ -27,6 +27,7 @@ from worker.report_context import (
     ImageResult,
     ReportContext,
     identity,
+    names_of,
     processing_algorithm,
     reference,
     set_creation,
@@ -121,7 +122,7 @@ def build_presentation_state(images: Sequence[ImageResult], context: ReportConte
     if voi_luts:
         state.SoftcopyVOILUTSequence = voi_luts
     state.PresentationLUTShape = shape
-    inherit(state, [header, *(other for _, other in shown if other is not header)], [])
+    inherit(state, [header, *(other for _, other in shown if other is not header)], names_of(context.model))
     set_creation(state, at)
     return state
 

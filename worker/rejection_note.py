@@ -15,7 +15,7 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
 from worker import codes, wording
-from worker.report_context import ReportContext, identity, processing_algorithm, set_creation
+from worker.report_context import ReportContext, identity, names_of, processing_algorithm, set_creation
 from worker.source import anonymous, inherit, local_time, normalised, requests
 from worker.structured_report import observer_context
 
@@ -67,6 +67,6 @@ def build_rejection_note(superseded: Sequence[Dataset], context: ReportContext) 
     for item in note.ContentSequence:
         if "ReferencedSOPSequence" in item:
             del item.ConceptNameCodeSequence  # TID 2010 has none, highdicom writes one
-    inherit(note, headers, [wording.superseded(context.revision)])
+    inherit(note, headers, [wording.superseded(context.revision), *names_of(context.model)])
     set_creation(note, at)
     return note

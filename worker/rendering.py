@@ -181,7 +181,7 @@ _VALUE_OF: dict[str, Callable[[Dataset], object]] = {
 
 def _line(item: ContentItem) -> str:
     relationship = f"{item.relationship} " if item.relationship else ""
-    value = f" = {item.value}" if item.value else ""
+    value = f" = {' '.join(item.value.splitlines())}" if item.value else ""
     return f"{relationship}{item.value_type} ({', '.join(item.name_code)}, {item.name}){value}"
 
 

@@ -153,6 +153,11 @@ def processing_algorithm(context: ReportContext) -> ContributingEquipment:
     return item
 
 
+def names_of(model: ModelIdentity) -> list[str]:
+    """Return how `processing_algorithm` calls the network: text of ours, which a character set must fit."""
+    return [model.name, model.version]
+
+
 def set_creation(report: Dataset, at: datetime) -> None:
     """Replace the moments that highdicom took from the clock, so that a rebuilt object has the same bytes."""
     report.InstanceCreationDate = at.strftime("%Y%m%d")

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -69,9 +70,7 @@ class DimsePeer:
     ) -> None:
         self._name = destination.name
         objects = list(objects)
-        entity = AE(calling_ae_title)
-        entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, _DIMSE_SECONDS, 60
-        entity.connection_timeout = _CONNECTION_SECONDS
+        entity = requestor(calling_ae_title)
         entity.requested_contexts = [
             build_context(sop_class, syntaxes)
             for sop_class, syntax in dict.fromkeys(
@@ -83,29 +82,12 @@ class DimsePeer:
         self._mute = self._is_mute()
         if asks and not self._mute:
             asked.append(StudyRootQueryRetrieveInformationModelFind)
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, _set_no_delay)]
+        handlers: list[Any] = []
         if on_commitment is not None:
             handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (on_commitment(event), None)))
         for sop_class in asked:
             entity.add_requested_context(sop_class, list(_UNCOMPRESSED))
-        called, host, port = destination.ae_title, destination.host, destination.port
-        context = _tls_context(destination)
-        self._association = entity.associate(
-            host,
-            port,
-            ae_title=called,
-            evt_handlers=handlers,
-            tls_args=None if context is None else (context, host),
-        )
-        if not self._association.is_established:
-            if context is not None and context.fault is not None:
-                raise TransientDelivery(f"{called} at {host}:{port}: {tls.reason(context.fault)}")
-            if self._association.is_rejected:
-                primitive: Any = self._association.acceptor.primitive
-                raise TransientDelivery(f"{called} rejected the association ({primitive.reason_str})")
-            if self._association.rejected_contexts and not self._association.accepted_contexts:
-                raise NotAccepted(_NOT_ACCEPTED)
-            raise TransientDelivery(f"{called} at {host}:{port} cannot be reached")
+        self._association = associate(destination, entity, handlers)
         self._accepted = {str(context.abstract_syntax) for context in self._association.accepted_contexts}
 
     def __enter__(self) -> Self:
@@ -246,6 +228,55 @@ def _offered(destination: Destination, transfer_syntax_uid: str) -> list[str]:
     """Return the destination's transfer syntaxes in which such an object can go without being transcoded."""
     can = _UNCOMPRESSED if transfer_syntax_uid in _UNCOMPRESSED else (transfer_syntax_uid,)
     return [syntax for syntax in can if syntax in destination.offers]
+
+
+def requestor(ae_title: str) -> AE:
+    """Return an AE whose every wait has a bound."""
+    entity = AE(ae_title)
+    entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, _DIMSE_SECONDS, 60
+    entity.connection_timeout = _CONNECTION_SECONDS
+    return entity
+
+
+def associate(
+    destination: Destination, entity: AE, handlers: Iterable[Any] = (), roles: Iterable[Any] = ()
+) -> Association:
+    """Return an association with a destination, for the contexts that `entity` requests.
+
+    Parameters
+    ----------
+    handlers
+        Pairs of event and handler, as pynetdicom takes them.
+    roles
+        SCP/SCU role selection items (PS3.7 D.3.3.4).
+
+    Raises
+    ------
+    TransientDelivery
+        When none comes about, or a file of its TLS can't be used.
+    NotAccepted
+        When the destination accepts none of the contexts.
+    """
+    called, host, port = destination.ae_title, destination.host, destination.port
+    context = _tls_context(destination)
+    association = entity.associate(
+        host,
+        port,
+        ae_title=called,
+        ext_neg=list(roles),
+        evt_handlers=[(evt.EVT_CONN_OPEN, _set_no_delay), *handlers],
+        tls_args=None if context is None else (context, host),
+    )
+    if association.is_established:
+        return association
+    if context is not None and context.fault is not None:
+        raise TransientDelivery(f"{called} at {host}:{port}: {tls.reason(context.fault)}")
+    if association.is_rejected:
+        primitive: Any = association.acceptor.primitive
+        raise TransientDelivery(f"{called} rejected the association ({primitive.reason_str})")
+    if association.rejected_contexts and not association.accepted_contexts:
+        raise NotAccepted(_NOT_ACCEPTED)
+    raise TransientDelivery(f"{called} at {host}:{port} cannot be reached")
 
 
 def _tls_context(destination: Destination) -> tls.ClientContext | None:

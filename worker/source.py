@@ -46,6 +46,10 @@ _AS_THEY_ARE = (
     "SOPClassUID",
     "SOPInstanceUID",
 )
+# Clinical Trial Subject module, PS3.3 C.7.1.3; one of the two IDs names the subject.
+_TRIAL_TYPE_1 = ("ClinicalTrialSponsorName", "ClinicalTrialProtocolID")
+_TRIAL_SUBJECT = ("ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID")
+_TRIAL_TYPE_2 = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName")
 # PS3.3 C.7.1.1, C.7.1.3, C.7.2.1, C.7.2.2, C.7.2.3: patient and study level, as far as it is worth repeating.
 _INHERITED = (
     *_TYPE_2,
@@ -56,13 +60,9 @@ _INHERITED = (
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "DeidentificationMethodCodeSequence",
-    "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
+    *_TRIAL_TYPE_1,
+    *_TRIAL_SUBJECT,
+    *_TRIAL_TYPE_2,
     "ClinicalTrialTimePointID",
     "StudyInstanceUID",
     "StudyDescription",
@@ -131,7 +131,8 @@ def normalised(source: Dataset) -> Dataset:
     -------
     Dataset
         Elements that cannot be read or are illegal for their VR are left out, except those by which an
-        archive files the object; type 2 attributes of patient and study are there, if need be empty.
+        archive files the object; type 2 attributes of patient and study are there, if need be empty. The
+        clinical trial is there as a whole or not at all.
         Modality is OT where TID 1603 (Image Library Entry Descriptors for Projection Radiography) could
         not be filled: highdicom decides by Modality whether it writes that template and fails on a gap.
     """
@@ -146,6 +147,7 @@ def normalised(source: Dataset) -> Dataset:
     for keyword in _TYPE_2:
         if header.get(keyword) is None:
             setattr(header, keyword, "")
+    _complete_trial(header)
     referring = str(header.ReferringPhysicianName)
     if referring and not set(referring) & {"^", "="}:
         # A ward or a practice. The same name in the form that is not retired (PS3.5 6.2.1.1).
@@ -268,6 +270,18 @@ def requests(source: Dataset) -> list[Dataset]:
                 item.add(element)
         items.append(item)
     return items
+
+
+def _complete_trial(header: Dataset) -> None:
+    """Give a header the Clinical Trial Subject module with its empty attributes, or nothing of it."""
+    named = all(header.get(keyword) for keyword in _TRIAL_TYPE_1)
+    if named and any(header.get(keyword) for keyword in _TRIAL_SUBJECT):
+        for keyword in _TRIAL_TYPE_2:
+            if keyword not in header:
+                setattr(header, keyword, "")
+        return
+    for keyword in (*_TRIAL_TYPE_1, *_TRIAL_SUBJECT, *_TRIAL_TYPE_2):
+        header.pop(keyword, None)
 
 
 def _readable(source: Dataset, keyword: str) -> DataElement | None:

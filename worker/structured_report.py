@@ -89,17 +89,22 @@ def build_structured_report(images: Sequence[ImageResult], context: ReportContex
     if not any(image.analysed for image in images):
         raise ValueError("a measurement report needs at least one analysed image")
     headers = headers_of(images)
+    analysed = sum(image.analysed for image in images)
+    numbered = [
+        (image, header, wording.of_several(number, len(images), analysed))
+        for number, (image, header) in enumerate(zip(images, headers, strict=True), start=1)
+    ]
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer_context(context)),
         procedure_reported=codes.CHEST_X_RAY,
         imaging_measurements=[
             group
             # OHIF 3.12 shows the film of the first group only: the one that the conclusion is about.
-            for image, header in sorted(
-                zip(images, headers, strict=True), key=lambda each: suspicion(each[0].result), reverse=True
+            for image, header, of_several in sorted(
+                numbered, key=lambda each: suspicion(each[0].result), reverse=True
             )
             if image.analysed
-            for group in measurement_groups(image, header, context)
+            for group in measurement_groups(image, header, context, of_several)
         ],
         title=codes.IMAGING_MEASUREMENT_REPORT,
         # In the order in which the text numbers them. An entry needs the size of its image (TID 1602);

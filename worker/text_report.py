@@ -130,7 +130,8 @@ def _told(images: Sequence[ImageResult], headers: Sequence[Dataset], name: Code)
             yield _text(name, text)
             continue
         called = wording.image(number, len(images), place(header))
-        item = _text(name, f"{called}: {' '.join(wording.comments(image.result))}")
+        # Lines, as OHIF 3.12 wraps no Finding and cuts it off.
+        item = _text(name, f"{called}: " + "\r\n".join(wording.comments(image.result)))
         reference = ImageContentItem(
             codes.SOURCE_OF_MEASUREMENT,
             header.SOPClassUID,

@@ -13,6 +13,8 @@ UNVERIFIED = "Preliminary: no physician has verified it."
 COLOUR = "Colour: class activation relative to this film's own maximum, half transparent"
 RULE = "The study is what its most suspicious image is (present before indeterminate before absent)."
 
+_LINES_SHOWN = 5
+
 
 def percent(result: Result) -> str:
     """Return the probability in percent, never rounded across the threshold that decided the finding.
@@ -83,6 +85,34 @@ def pattern(name: str) -> str:
 def image(number: int, total: int, place: str) -> str:
     """Return how a text calls an image: "Image 1 of 2 (series 1, image 1)"."""
     return f"Image {number} of {total}" + (f" ({place})" if place else "")
+
+
+def label(lines: Sequence[str], several: str) -> list[str]:
+    """Return the comments of one image in as many lines as viewers write over it, nothing left out.
+
+    OHIF 3.12 writes the first five of a group's comments and numbers, and drops what comes after them.
+
+    Parameters
+    ----------
+    lines
+        From `comments`.
+    several
+        From `of_several`.
+    """
+    verdict, use, *others = lines
+    shown = [verdict, f"{use} {several}".rstrip(), *others]
+    if len(shown) <= _LINES_SHOWN:
+        return shown
+    return [*shown[: _LINES_SHOWN - 1], " ".join(shown[_LINES_SHOWN - 1 :])]
+
+
+def of_several(number: int, total: int, analysed: int) -> str:
+    """Return which of several images a result is of, and how many have one; empty for the only image.
+
+    A viewer may show one group of a report and nothing else of it (OHIF 3.12): without this an image that
+    was not analysed would look as if it had been.
+    """
+    return f"{image(number, total, '')}; {images_analysed(analysed, total)}" if total > 1 else ""
 
 
 def limit(flag: str) -> str:

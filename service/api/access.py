@@ -14,7 +14,7 @@ import structlog
 from fastapi import HTTPException
 from sqlalchemy import delete, select
 
-from service.api.rates import Rates
+from service.api.rates import Rates, client_of
 from service.api.roles import Caller
 from service.core.audit import Audit
 from service.core.ledger import Ledger, now
@@ -37,28 +37,28 @@ class Access:
         self._audit = audit
         self._seen: set[tuple[str, str]] = set()
 
-    def by_secret(self, secret: str, client: str) -> Token:
+    def by_secret(self, secret: str, address: str) -> Token:
         """Return whose secret this is.
 
         After many wrong ones a client is answered 429 whatever it shows, lest the answer tell it whether a
         guess was right; but never when it has shown this very token before: a router is not stalled by who
         else is behind its address.
         """
-        token = self._token(_sha256(secret))
+        token, client = self._token(_sha256(secret)), client_of(address)
         if token is None or (client, token.sha256) not in self._seen:
             self.rates.check_failures(client)
         if token is None:
             self.rates.count_failure(client)
-            _log.warning("api.wrong_token", client=client)
-            self._audit.login_failed(client, "no such token")
+            _log.warning("api.wrong_token", client=address)
+            self._audit.login_failed(address, "no such token")
             raise HTTPException(401, "no such token", {"WWW-Authenticate": "Bearer"})
         self._seen.add((client, token.sha256))
-        self._audit.login(token.name, client)
+        self._audit.login(token.name, address)
         return token
 
-    def sign_in(self, secret: str, client: str) -> str:
+    def sign_in(self, secret: str, address: str) -> str:
         """Return the content of the cookie for who has this secret."""
-        token = self.by_secret(secret, client)
+        token = self.by_secret(secret, address)
         session_id = secrets.token_urlsafe(32)
         moment = now()
         with self._ledger.write() as session:
@@ -70,7 +70,7 @@ class Access:
                     until=moment + timedelta(seconds=SESSION_SECONDS),
                 )
             )
-        _log.info("api.signed_in", user=token.name, client=client)
+        _log.info("api.signed_in", user=token.name, client=address)
         return session_id
 
     def by_session(self, session_id: str) -> Caller | None:
@@ -82,13 +82,13 @@ class Access:
         token = self._token(found.token_sha256) if found else None
         return Caller(token, csrf=_sha256(f"csrf {session_id}")) if token else None
 
-    def sign_out(self, session_id: str, client: str) -> None:
+    def sign_out(self, session_id: str, address: str) -> None:
         """End a session, for whoever has its cookie."""
         ended = self.by_session(session_id)
         with self._ledger.write() as session:
             session.execute(delete(SignIn).where(SignIn.session_sha256 == _sha256(session_id)))
         if ended is not None:
-            self._audit.logout(ended.name or "", client)
+            self._audit.logout(ended.name or "", address)
 
     def _token(self, sha256: str) -> Token | None:
         found = None

@@ -78,7 +78,7 @@ def create_app(
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]), name="swagger")
     app.mount("/assets", StaticFiles(packages=[("service.api.page", "assets")]), name="assets")
     app.include_router(_health(ledger, live))
-    app.include_router(_api(ledger))
+    app.include_router(_api(settings, ledger))
     app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
     app.include_router(page_routes(settings, ledger, access))
 
@@ -111,9 +111,9 @@ def _health(ledger: Ledger, live: Live) -> APIRouter:
     return router
 
 
-def _api(ledger: Ledger) -> APIRouter:
+def _api(settings: Settings, ledger: Ledger) -> APIRouter:
     router = APIRouter()
-    metrics = registry(ledger)
+    metrics = registry(settings, ledger)
 
     @router.get("/metrics", dependencies=_READER, response_class=Response)
     def scrape() -> Response:

@@ -22,7 +22,7 @@ from service.api.access import Access
 from service.api.multipart import media_type
 from service.api.page.render import policy
 from service.api.problems import is_page, on_http_exception, on_ledger_away, problem
-from service.api.rates import client_of
+from service.api.rates import address_of, client_of
 from service.api.roles import Caller
 
 LEDGER_AWAY = (OperationalError, PoolTimeoutError)
@@ -107,7 +107,7 @@ class Gate:
         path, tokens = request.scope["path"], self._access.tokens
         # Uploads are bounded by how many run at a time: a router is not stalled by how much it sends.
         if tokens and not path.startswith(UPLOADS):
-            self._access.rates.count_request(client_of(request))
+            self._access.rates.count_request(client_of(address_of(request)))
         if path in OPEN or path.startswith(OPEN_FOLDERS):
             return None
         if not tokens:
@@ -122,7 +122,7 @@ class Gate:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        return Caller(await run_in_threadpool(self._access.by_secret, secret.strip(), client_of(request)))
+        return Caller(await run_in_threadpool(self._access.by_secret, secret.strip(), address_of(request)))
 
     async def _by_cookie(self, request: Request) -> Caller | None:
         session_id = request.cookies.get(cookie_name(request))

@@ -1,60 +1,258 @@
-"""Prometheus metrics, computed from the ledger at each scrape: every replica says the same."""
+"""Prometheus metrics, computed from the ledger at each scrape: every replica says the same.
 
-from collections.abc import Iterable
+What is there now is asked of indexes that hold the unfinished alone, what has happened is the sums of
+`service.core.tally`; so a scrape costs the same however many studies the ledger holds. No label names a
+patient or a study.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from service.api import status
-from service.core.heartbeat import ROLES, silent_roles
-from service.core.ledger import Ledger
-
-_BY_STATE = (
-    ("studies", "state", "Studies by state"),
-    ("findings", "finding", "Studies by finding"),
-    ("instances", "state", "Received objects by state"),
-    ("ready", "queue", "Work that could start now, by queue"),
-    ("oldest_ready_seconds", "queue", "Age of the oldest work that could start now, by queue"),
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
 )
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.core import certificates, tally
+from service.core.circuits import away
+from service.core.heartbeat import ROLES, silent_roles
+from service.core.leases import STAGES, count_ready, oldest_ready_seconds
+from service.core.ledger import Ledger, now
+from service.core.results import Finding
+from service.core.settings import Settings
+from service.core.states import DeliveryState, NoticeState, StudyState
+from service.core.tables import Heartbeat, Installation, Model, Notice, Outbox, Report, Study
+from service.core.working_hours import worked
+
+# Each of these goes on to another one, or waits for a person.
+_UNFINISHED = (StudyState.RECEIVING, StudyState.ANALYSING)
+_STATES = (*_UNFINISHED, StudyState.FAILED, StudyState.HELD)
+_WAITING = (DeliveryState.PENDING, DeliveryState.PARKED)
 
 
 class LedgerCollector(Collector):
-    """Asks the ledger when Prometheus asks; no label names a patient."""
+    """Asks the ledger when Prometheus asks."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
         self._ledger = ledger
 
     def collect(self) -> Iterable[Metric]:
         with self._ledger.read() as session:
-            counts = status.counts(session)
-            models = status.models(session)
-        for name, label, text in _BY_STATE:
-            family = GaugeMetricFamily(f"hilum_{name}", text, labels=[label])
-            for value, count in counts[name].items():
-                family.add_metric([value], count)
-            yield family
-        deliveries = GaugeMetricFamily(
-            "hilum_deliveries", "Reports by destination and state", labels=["destination", "state"]
+            for part in (_studies, _queues, _deliveries, _destinations, _silence, _roles, _notices, _models):
+                yield from part(session, self._settings)
+            sums = tally.read(session)
+            for what in tally.COUNTS:
+                yield _counted(what, sums[what.name], _from_the_start(what, self._settings))
+        yield _gauge(
+            "hilum_role_up",
+            "1 when a process of the role is alive and well",
+            ("role",),
+            _up(ROLES, silent_roles(self._ledger)),
         )
-        for key, count in counts["deliveries"].items():
-            deliveries.add_metric(key.split("\x1f"), count)
-        yield deliveries
-        silent = silent_roles(self._ledger)
-        roles = GaugeMetricFamily(
-            "hilum_role_up", "1 when a process of the role is alive and well", labels=["role"]
-        )
-        for role in ROLES:
-            roles.add_metric([role], 0 if role in silent else 1)
-        yield roles
-        info = InfoMetricFamily("hilum_model", "Models that have looked at films")
-        for model in models:
-            info.add_metric([], {"name": model.name, "version": model.version, "sha256": model.sha256})
+        yield from _disk(self._settings)
+        yield from _certificates(self._settings)
+        info = InfoMetricFamily("hilum_build", "The version that answers")
+        info.add_metric([], {"version": version("hilum")})
         yield info
 
 
-def registry(ledger: Ledger) -> CollectorRegistry:
+def registry(settings: Settings, ledger: Ledger) -> CollectorRegistry:
     """Return a registry with the ledger's collector alone."""
     made = CollectorRegistry(auto_describe=False)
-    made.register(LedgerCollector(ledger))
+    made.register(LedgerCollector(settings, ledger))
     return made
+
+
+def _gauge(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _age(moment: datetime | None) -> float:
+    return max(0.0, (now() - moment).total_seconds()) if moment else 0.0
+
+
+def _up(names: Iterable[str], silent: Iterable[str]) -> Iterator[tuple[list[str], float]]:
+    return (([name], 0.0 if name in silent else 1.0) for name in names)
+
+
+def _studies(session: Session, _settings: Settings) -> Iterator[Metric]:
+    counted = select(Study.state, func.count()).where(Study.state.in_(_STATES)).group_by(Study.state)
+    found = dict(session.execute(counted).all())
+    text = "Studies that are not reported yet, failed or are held, by state"
+    yield _gauge("hilum_studies", text, ("state",), (([state], found.get(state, 0)) for state in _STATES))
+    oldest = session.scalar(select(func.min(Study.received_at)).where(Study.state.in_(_UNFINISHED)))
+    text = "Age of the oldest study that is not reported yet, 0 without any"
+    yield _gauge("hilum_oldest_unfinished_seconds", text, (), [((), _age(oldest))])
+    asking = session.scalar(select(func.count()).where(Study.attention.is_not(None))) or 0
+    yield _gauge("hilum_attention", "Studies that ask for a person's attention", (), [((), asking)])
+
+
+def _queues(session: Session, _settings: Settings) -> Iterator[Metric]:
+    kinds: tuple[tuple[str, str, Callable[..., float]], ...] = (
+        ("hilum_ready", "Work that could start now, by queue", count_ready),
+        ("hilum_oldest_ready_seconds", "Age of the oldest of it, by queue", oldest_ready_seconds),
+    )
+    for name, text, ask in kinds:
+        yield _gauge(name, text, ("queue",), (([stage.name], ask(session, stage)) for stage in STAGES))
+
+
+def _deliveries(session: Session, settings: Settings) -> Iterator[Metric]:
+    rows = session.execute(
+        select(Outbox.destination, Outbox.state, func.count(), func.min(Report.created_at))
+        .join(Report)
+        .where(Outbox.state.in_(_WAITING))
+        .group_by(Outbox.destination, Outbox.state)
+    ).all()
+    names = sorted({*(item.name for item in settings.destinations), *(row[0] for row in rows)})
+    counts = {(name, state): 0 for name in names for state in _WAITING}
+    ages = dict.fromkeys(names, 0.0)
+    for name, state, count, oldest in rows:
+        counts[name, DeliveryState(state)] = count
+        if state == DeliveryState.PENDING:
+            ages[name] = _age(oldest)
+    text = "Reports that wait for a destination, or for a person (parked)"
+    yield _gauge("hilum_deliveries", text, ("destination", "state"), counts.items())
+    text = "Age of the oldest report that waits for a destination, 0 without any"
+    values = (([name], age) for name, age in ages.items())
+    yield _gauge("hilum_oldest_undelivered_seconds", text, ("destination",), values)
+
+
+def _destinations(session: Session, settings: Settings) -> Iterator[Metric]:
+    since = {circuit.destination: circuit.since for circuit in away(session)}
+    names = [item.name for item in settings.destinations]
+    text = "0 when a destination could not be reached when it was tried last"
+    yield _gauge("hilum_destination_up", text, ("destination",), _up(names, since))
+    ages = (([name], _age(since.get(name))) for name in names)
+    text = "How long a destination could not be reached, 0 when it could"
+    yield _gauge("hilum_destination_away_seconds", text, ("destination",), ages)
+
+
+def _silence(session: Session, settings: Settings) -> Iterator[Metric]:
+    newest = session.scalar(select(func.max(Study.received_at)))
+    begun = newest or session.scalar(select(Installation.created_at))
+    moment = now()
+    silent = worked(settings.hours, begun, moment, settings.zone).total_seconds() if begun else 0.0
+    text = "When the newest study came, 0 before the first"
+    value = newest.timestamp() if newest else 0.0
+    yield _gauge("hilum_last_study_timestamp_seconds", text, (), [((), value)])
+    text = "Working time (HILUM_WORKING_HOURS) since then"
+    yield _gauge("hilum_silence_working_seconds", text, (), [((), silent)])
+
+
+def _roles(session: Session, _settings: Settings) -> Iterator[Metric]:
+    newest = select(Heartbeat.role, func.max(Heartbeat.at)).group_by(Heartbeat.role)
+    seen: dict[str, datetime] = dict(session.execute(newest).all())
+    moments = (([role], seen[role].timestamp() if role in seen else 0.0) for role in ROLES)
+    text = "When a process of the role gave its last sign of life, 0 when none did within an hour"
+    yield _gauge("hilum_role_last_seen_timestamp_seconds", text, ("role",), moments)
+
+
+def _notices(session: Session, settings: Settings) -> Iterator[Metric]:
+    waiting = (
+        select(Notice.channel, func.count())
+        .where(Notice.state == NoticeState.WAITING)
+        .group_by(Notice.channel)
+    )
+    found = dict(session.execute(waiting).all())
+    values = (([item.name], found.get(item.name, 0)) for item in settings.notices)
+    yield _gauge("hilum_notices_waiting", "Notices that are not sent yet, by channel", ("channel",), values)
+
+
+def _models(session: Session, _settings: Settings) -> Iterator[Metric]:
+    info = InfoMetricFamily("hilum_model", "Models that have looked at films")
+    for model in session.scalars(select(Model)):
+        info.add_metric([], {"name": model.name, "version": model.version, "sha256": model.sha256})
+    yield info
+
+
+def _disk(settings: Settings) -> Iterator[Metric]:
+    usage = shutil.disk_usage(settings.data_dir)
+    for name, text, value in (
+        ("hilum_disk_free_bytes", "Free space of the data folder", usage.free),
+        ("hilum_disk_total_bytes", "Size of the data folder's volume", usage.total),
+        (
+            "hilum_disk_refuse_bytes",
+            "HILUM_MIN_FREE_BYTES: with less, objects are refused",
+            settings.min_free_bytes,
+        ),
+    ):
+        yield _gauge(name, text, (), [((), value)])
+
+
+def _certificates(settings: Settings) -> Iterator[Metric]:
+    files = {"ours": settings.tls_files.certificate_file, "peers_ca": settings.tls_files.ca_file}
+    for item in settings.destinations:
+        if item.tls is not None:
+            files[f"{item.name} ca"] = item.tls.ca_file
+            files[f"{item.name} shown"] = item.tls.certificate_file
+    ends = []
+    for use, path in files.items():
+        try:
+            found = [item.ends.timestamp() for item in certificates.in_file(path)] if path else []
+        except (OSError, ValueError):
+            found = [0.0]  # what can't be read has ended
+        ends += [([use], min(found))] if found else []
+    text = "When the first certificate of a file ends, by its use; 0 when it can't be read"
+    yield _gauge("hilum_certificate_end_timestamp_seconds", text, ("use",), ends)
+
+
+def _from_the_start(what: tally.Count, settings: Settings) -> Sequence[tuple[str, ...]]:
+    """Return labels that are shown from 0 on, so that the first of its kind is an increase."""
+    destinations = [item.name for item in settings.destinations]
+    if what is tally.STAGE_SECONDS:
+        return [(stage,) for stage in tally.STAGES]
+    if what is tally.STUDY_SECONDS:
+        return [(until,) for until in tally.UNTIL]
+    if what is tally.RESULTS:
+        return [(finding,) for finding in Finding]
+    if what is tally.DELIVERIES:
+        return [(name,) for name in destinations]
+    if what is tally.DELIVERY_FAILURES:
+        return [(name, "away") for name in destinations]
+    if what is tally.ASSOCIATIONS:
+        return [(peer.ae_title, "accepted") for peer in settings.peers] + [(tally.OTHER, "rejected")]
+    if what is tally.OBJECTS:
+        return [(peer.ae_title, "0000") for peer in settings.peers]
+    if what is tally.NOTICES:
+        return [
+            (item.name, outcome) for item in settings.notices for outcome in ("sent", "failed", "given_up")
+        ]
+    return []
+
+
+def _counted(
+    what: tally.Count,
+    sums: tally.Sums,
+    from_the_start: Iterable[tuple[str, ...]],
+) -> Metric:
+    for labels in from_the_start:
+        sums.setdefault(labels, {})
+    if what.buckets:
+        histogram = HistogramMetricFamily(what.name, what.text, labels=what.labels)
+        for labels, values in sorted(sums.items()):
+            total, buckets = 0.0, []
+            for bound in (*map(str, what.buckets), "+Inf"):
+                total += values.get(bound, 0.0)
+                buckets.append((bound, total))
+            histogram.add_metric(labels, buckets, values.get("sum", 0.0))
+        return histogram
+    kind = GaugeMetricFamily if what.latest else CounterMetricFamily
+    family = kind(what.name, what.text, labels=what.labels)
+    for labels, values in sorted(sums.items()):
+        family.add_metric(labels, values.get("", 0.0))
+    return family

@@ -42,9 +42,13 @@ class Rates:
         return HTTPException(429, f"{what}: wait {seconds} s", {"Retry-After": str(seconds)})
 
 
-def client_of(request: Request) -> str:
-    """Return who asks: an address, of IPv6 a /64, since one machine has all of it."""
-    address = request.client.host if request.client else ""
+def address_of(request: Request) -> str:
+    """Return the address that a request comes from, or nothing."""
+    return request.client.host if request.client else ""
+
+
+def client_of(address: str) -> str:
+    """Return who is counted as one: an address, of IPv6 a /64, since one machine has all of it."""
     try:
         found = ip_address(address)
     except ValueError:

@@ -1,17 +1,15 @@
 """What the ledger says of studies and of the gateway, as the API shows it."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from service.api import schemas
-from service.core.leases import STAGES, count_ready, oldest_ready_seconds
 from service.core.pauses import pauses
 from service.core.rules import Decision
 from service.core.states import AnalysisState, DeliveryState, InstanceState
-from service.core.tables import Analysis, Instance, Model, Outbox, Pause, Report, Study
+from service.core.tables import Analysis, Instance, Outbox, Pause, Report, Study
 
 
 def list_studies(
@@ -62,31 +60,6 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
             "events": found.events,
         }
     )
-
-
-def counts(session: Session) -> dict[str, dict[str, float]]:
-    """Return the numbers behind the metrics, by metric and label."""
-    states = session.execute(select(Study.state, func.count()).group_by(Study.state))
-    findings = session.execute(
-        select(Study.finding, func.count()).where(Study.finding.is_not(None)).group_by(Study.finding)
-    )
-    instances = session.execute(select(Instance.state, func.count()).group_by(Instance.state))
-    deliveries = session.execute(
-        select(Outbox.destination, Outbox.state, func.count()).group_by(Outbox.destination, Outbox.state)
-    )
-    return {
-        "studies": dict(states.all()),
-        "findings": {str(finding): count for finding, count in findings},
-        "instances": dict(instances.all()),
-        "deliveries": {f"{name}\x1f{state}": count for name, state, count in deliveries},
-        "ready": {stage.name: count_ready(session, stage) for stage in STAGES},
-        "oldest_ready_seconds": {stage.name: oldest_ready_seconds(session, stage) for stage in STAGES},
-    }
-
-
-def models(session: Session) -> Sequence[Model]:
-    """Return every model that has looked at a film."""
-    return session.scalars(select(Model)).all()
 
 
 def _summary(found: Study) -> dict[str, object]:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,8 +15,10 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.api.multipart import MultipartReader, media_type
+from service.api.rates import address_of
 from service.api.roles import Act, Caller, may
 from service.api.upload import Upload
+from service.core import tally
 from service.core.audit import Audit
 from service.core.errors import HilumError, InvalidUID
 from service.core.identifiers import checked_uid
@@ -81,9 +84,10 @@ def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds
         boundary = _boundary(request)
         if slots.locked():
             raise HTTPException(503, "too many uploads at once (HILUM_MAX_UPLOADS)", _BUSY)
+        structlog.contextvars.bind_contextvars(association=uuid.uuid4().hex[:12])
         async with slots:
             sender = caller.name or "STOW-RS"
-            transfer = audit.receiving(sender, request.client.host if request.client else "")
+            transfer = audit.receiving(sender, address_of(request))
             upload = Upload(settings, spool, intake, sender, study_instance_uid, bounds.parts, transfer)
             reader = MultipartReader(boundary, upload)
             broken: HilumError | None = None
@@ -113,6 +117,7 @@ def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds
                 if at_work.acquire(blocking=False):
                     upload.abandon()
                     await to_thread.run_sync(transfer.write, limiter=threads)
+                    await to_thread.run_sync(tally.flush, ledger, limiter=threads)
             return _answer(upload, broken)
 
     @router.post("/studies", responses=_RESPONSES, openapi_extra=_OPENAPI, response_class=Response)

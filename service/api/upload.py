@@ -8,6 +8,7 @@ import structlog
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from service.api.multipart import media_type
+from service.core import tally
 from service.core.audit import Transfer
 from service.core.errors import HilumError, OutOfResources, TooLarge, Unreadable
 from service.core.file_meta import FileMeta, check_offered, read_file_meta
@@ -95,10 +96,11 @@ class Upload:
         assert file is not None
         meta: FileMeta | None = None
         try:
-            if file.fault:
-                raise file.fault
-            meta = read_file_meta(file.path)
-            check_offered(meta.transfer_syntax_uid)
+            with self._transfer.unread():
+                if file.fault:
+                    raise file.fault
+                meta = read_file_meta(file.path)
+                check_offered(meta.transfer_syntax_uid)
             # Closed afterwards: until then it is locked, and no leftover.
             self._intake.receive(
                 Arrival(
@@ -110,6 +112,7 @@ class Upload:
                 ),
                 self._transfer,
             )
+            self._count(0x0000)
             self.stored.append(Stored(meta.sop_class_uid, meta.sop_instance_uid))
         except HilumError as fault:
             self._fail(fault, meta)
@@ -156,10 +159,18 @@ class Upload:
                 response |= _element(keyword, *items)
         return json.dumps(response).encode()
 
+    def _count(self, status: int) -> None:
+        tally.add(tally.OBJECTS, tally.peer(self._settings, self._sender), f"{status:04X}")
+
     def _fail(self, fault: HilumError, meta: FileMeta | None) -> None:
         _log.warning(
-            "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
+            "receive.refused",
+            sop_instance_uid=meta.sop_instance_uid if meta else None,
+            code=fault.code,
+            status=f"{fault.dimse_status:04X}",
+            reason=str(fault),
         )
+        self._count(fault.dimse_status)
         if meta is None:
             self.failed.append(Failed(fault))
         else:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from service.commands.console import user
 from service.commands.lock import data_folder_locked
 from service.core import backup as ledger_backup
 from service.core import checks
@@ -29,9 +30,9 @@ def restore(settings: Settings, file: Path | None, *, yes: bool) -> int:
     checks.require(settings)
     with data_folder_locked(settings.data_dir):
         if file is None:
-            revision = ledger_backup.after_restore(settings)
+            revision = ledger_backup.after_restore(settings, user())
         else:
-            revision = ledger_backup.restore(settings, file)
+            revision = ledger_backup.restore(settings, file, user())
     typer.echo(
         f"ledger at revision {revision}. Start Hilum: images that came after the backup are adopted; "
         "let the router send again what is missing"

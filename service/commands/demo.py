@@ -243,9 +243,11 @@ def _show(screen: Console, studies: list[_Pushed], pacs: Pacs, out: Path) -> int
     screen.print(table)
     for study in studies:
         screen.print(f"{', '.join(study.files.values())}:")
-        for item in pacs.received:
-            if item.study_instance_uid == study.study_instance_uid:
-                screen.print(f"  {item.kind} {item.path}" + (f", as a page {item.page}" if item.page else ""))
+        arrived = [item for item in pacs.received if item.study_instance_uid == study.study_instance_uid]
+        for item in arrived:
+            screen.print(f"  {item.kind} {item.path}" + (f", as a page {item.page}" if item.page else ""))
+        if not arrived:
+            screen.print("  nothing was sent to the PACS")
     (out / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     screen.print(f"all of it as JSON: {out / 'results.json'}; the gateway's log: {out / 'gateway.log'}")
     if not complete:

@@ -1,13 +1,16 @@
 """`hilum doctor`: everything the gateway leans on, each with its mend."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
 from service.commands.console import console
 from service.core.checks import Check, configuration, examine
 from service.core.errors import ConfigurationError
+from service.core.notice_checks import examine_notices
 from service.core.settings import Settings, load
 from service.core.wire_checks import examine_wire
 
@@ -31,22 +34,30 @@ def load_all_the_same() -> tuple[Settings, str]:
 
 def doctor(settings: Settings, fault: str, as_json: bool) -> int:
     """Print every check; return 0 only when all is right. `fault` is of the configuration file."""
-    checks = [
-        configuration(settings, fault),
-        *examine(settings),
-        *examine_wire(settings),
-        *_worker_checks(settings),
-    ]
+    found = list(checks(settings, fault))
     if as_json:
-        typer.echo(json.dumps([vars(check) for check in checks], indent=2))
+        typer.echo(json.dumps([vars(check) for check in found], indent=2))
     else:
-        screen = console()
-        for check in checks:
-            mark = "[green]right[/green]" if check.right else "[red]wrong[/red]"
-            screen.print(f"{mark}  {check.name}: {check.seen}")
-            if check.mend and (check.warns or not check.right):
-                screen.print(f"       {check.mend}", style="yellow")
-    return 0 if all(check.right for check in checks) else 1
+        show(console(), found)
+    return 0 if all(check.right for check in found) else 1
+
+
+def checks(settings: Settings, fault: str = "") -> Iterator[Check]:
+    """Look at everything that the gateway leans on."""
+    yield configuration(settings, fault)
+    yield from examine(settings)
+    yield from examine_wire(settings)
+    yield from examine_notices(settings)
+    yield from _worker_checks(settings)
+
+
+def show(screen: Console, found: Iterable[Check]) -> None:
+    """Print checks, each with its mend where one is needed."""
+    for check in found:
+        mark = "[green]right[/green]" if check.right else "[red]wrong[/red]"
+        screen.print(f"{mark}  {escape(f'{check.name}: {check.seen}')}")
+        if check.mend and (check.warns or not check.right):
+            screen.print(f"       {escape(check.mend)}", style="yellow")
 
 
 def _worker_checks(settings: Settings) -> Iterator[Check]:

@@ -150,12 +150,32 @@ def evaluate(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    as_json: Json = False,
+    acceptance: Annotated[
+        bool,
+        typer.Option(
+            "--acceptance",
+            help="Send a synthetic film all the way and back as well, and write a page to sign.",
+        ),
+    ] = False,
+    page: Annotated[Path, typer.Option(help="The page of --acceptance.")] = Path("acceptance.html"),
+    to: Annotated[
+        str | None,
+        typer.Option(help="Where --acceptance finds our listener: dicom://AET@host:port, when not here."),
+    ] = None,
+) -> None:
     """Check everything the gateway leans on, with a hint for each fault."""
-    from service.commands.doctor import doctor as run
-    from service.commands.doctor import load_all_the_same
+    if not acceptance:
+        from service.commands.doctor import doctor as run
+        from service.commands.doctor import load_all_the_same
 
-    raise typer.Exit(run(*load_all_the_same(), as_json))
+        raise typer.Exit(run(*load_all_the_same(), as_json))
+    if as_json:
+        raise typer.BadParameter("--acceptance writes a page, not JSON")
+    from service.commands.acceptance.run import accept
+
+    raise typer.Exit(accept(load(), page, to))
 
 
 @app.command()
@@ -238,6 +258,18 @@ def rules_test(
     from service.commands.rules import test
 
     raise typer.Exit(test(load(), files, calling, as_json))
+
+
+notices = typer.Typer(help="Who is told of trouble, `[notices.NAME]`.", no_args_is_help=True)
+app.add_typer(notices, name="notices")
+
+
+@notices.command("test")
+def notices_test(name: Annotated[str, typer.Argument(help="NAME of [notices.NAME].")]) -> None:
+    """Send a test notice at once."""
+    from service.commands.notices import test
+
+    raise typer.Exit(test(load(), name))
 
 
 @app.command()

@@ -1,13 +1,13 @@
 """`hilum purge`: erase a study for good, or remove now what retention would remove."""
 
-import getpass
 import json
 import sys
 from pathlib import Path
 
 import typer
 
-from service.commands.console import console
+from service.commands.console import console, user
+from service.core.audit import Audit
 from service.core.errors import CONFIGURATION_EXIT_CODE
 from service.core.ledger import Ledger, check_migrated
 from service.core.purge import Held, lift, look, purge
@@ -42,7 +42,7 @@ def purge_study(
         return CONFIGURATION_EXIT_CODE
     if not yes and not _agreed(study_instance_uid, found):
         return CONFIGURATION_EXIT_CODE if not sys.stdin.isatty() else 1
-    removed = purge(ledger, spool, study_instance_uid, _who(), reason.strip())
+    removed = purge(ledger, spool, Audit(settings, "purge"), study_instance_uid, user(), reason.strip())
     _say(study_instance_uid, found, removed, "erased", as_json)
     return 0
 
@@ -50,7 +50,7 @@ def purge_study(
 def let_in_again(settings: Settings, study_instance_uid: str, reason: str, *, as_json: bool) -> int:
     """Let an erased study be taken in again; return 0, or 1 when it was not erased."""
     ledger, spool = _open(settings)
-    if not lift(ledger, spool, study_instance_uid, _who(), reason.strip()):
+    if not lift(ledger, spool, study_instance_uid, user(), reason.strip()):
         sys.stderr.write(f"hilum: {study_instance_uid} is not erased\n")
         return 1
     if as_json:
@@ -97,13 +97,6 @@ def purge_expired(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
 def _open(settings: Settings) -> tuple[Ledger, Spool]:
     check_migrated(settings.sqlalchemy_url)
     return Ledger(settings.sqlalchemy_url), Spool(Path(settings.data_dir))
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()[:64]
-    except (KeyError, OSError):  # a container's user has no name
-        return "unknown"
 
 
 def _agreed(study_instance_uid: str, found: Held) -> bool:

@@ -10,7 +10,7 @@ import structlog
 
 from service.commands.supervise import Child, Supervisor, hilum_command
 from service.commands.watchdog import Watchdog
-from service.core import checks, logs
+from service.core import checks, logs, tally
 from service.core.audit import Audit
 from service.core.audit_syslog import Sender
 from service.core.embedded import broker_url
@@ -53,6 +53,7 @@ def listen(settings: Settings) -> None:
     _until_terminated()
     beating.set()
     listener.stop()
+    tally.flush(ledger)
     audit.stopped()
     ledger.close()
 
@@ -70,7 +71,10 @@ def serve_api(settings: Settings) -> None:
     audit.started()
     live = Live(settings)
     live.start()
+    # Nobody waits for it, but a restore must see that the ledger is in use.
+    beating = start_beating(ledger, "api", config=lambda: live.digest)
     serve(create_app(settings, ledger, live=live), settings)
+    beating.set()
     audit.stopped()
     ledger.close()
 
@@ -80,9 +84,11 @@ def schedule(settings: Settings) -> None:
     from service.core.receive import Intake
     from service.core.repair import Repair
     from service.core.retention import Retention
+    from service.scheduler.notices import Notices
     from service.scheduler.scheduler import Scheduler
 
     ledger, spool = _open(settings, "scheduler")
+    audit = Audit(settings, "scheduler")
     live = Live(settings)
     live.start()
     scheduler = Scheduler(
@@ -91,9 +97,10 @@ def schedule(settings: Settings) -> None:
         broker_url(settings),
         Repair(ledger, spool, Intake(ledger, spool, settings, live)),
         Retention(ledger, spool, settings),
+        audit,
+        Notices(ledger, settings),
         live,
     )
-    audit = Audit(settings, "scheduler")
     audit.started()
     sender = Sender(settings)
     threads = [threading.Thread(target=target.run) for target in (scheduler, sender)]
@@ -110,7 +117,7 @@ def schedule(settings: Settings) -> None:
 
 def work(settings: Settings, queue: str) -> None:
     """Run one worker pool until SIGTERM."""
-    logs.configure(queue)
+    logs.configure(queue, settings.log_format)
     checks.require(settings)
     check_migrated(settings.sqlalchemy_url)
     from worker.app import run_pool
@@ -123,7 +130,7 @@ def work(settings: Settings, queue: str) -> None:
 
 def supervise_workers(settings: Settings, queues: Sequence[str]) -> None:
     """Run a worker pool for each queue until SIGTERM, starting again what dies or stops working."""
-    logs.configure("worker")
+    logs.configure("worker", settings.log_format)
     checks.require(settings)
     check_migrated(settings.sqlalchemy_url)
     broker = broker_url(settings)
@@ -145,7 +152,7 @@ def migrate_ledger(settings: Settings) -> str:
 
 
 def _open(settings: Settings, role: str) -> tuple[Ledger, Spool]:
-    logs.configure(role)
+    logs.configure(role, settings.log_format)
     checks.require(settings)
     check_migrated(settings.sqlalchemy_url)
     spool = Spool(Path(settings.data_dir))

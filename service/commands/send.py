@@ -20,7 +20,7 @@ _BATCH = 100
 
 def send(settings: Settings, paths: list[Path], to: str | None) -> int:
     """Send every DICOM file of `paths`; return 0 only when each was accepted."""
-    target = _target(settings, to)
+    target = gateway_of(settings, to)
     files = list(files_of(paths))
     objects, faults = [], 0
     for file in files:
@@ -77,8 +77,14 @@ def _sent(batch: list[tuple[Path, Sendable]], settings: Settings, target: Destin
         yield from (Sent(None, fault) for _ in batch[answered:])
 
 
-def _target(settings: Settings, to: str | None) -> Destination:
-    """Return whom to send to: this gateway unless told otherwise."""
+def gateway_of(settings: Settings, to: str | None) -> Destination:
+    """Return whom to send to: this gateway unless told otherwise.
+
+    Raises
+    ------
+    ConfigurationError
+        When `to` is no address.
+    """
     if to is None:
         at = f"{settings.ae_title}@{settings.dimse_host}"
         plain = settings.dimse_port is not None

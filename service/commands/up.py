@@ -31,7 +31,7 @@ def up(settings: Settings) -> None:
     ConfigurationError
         When the data folder is in use by another `hilum up`, or something is wrong with it.
     """
-    logs.configure("up")
+    logs.configure("up", settings.log_format)
     checks.require(settings)
     with data_folder_locked(settings.data_dir) as lock:
         _run(settings, Supervisor(inherited=(lock,)))

@@ -9,7 +9,8 @@ import socket
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ import structlog
 from service.core import audit_message as said
 from service.core.audit_message import Action, Code, Object, Outcome, Participant
 from service.core.audit_trail import Trail
+from service.core.errors import HilumError, OutOfResources
 from service.core.header import Header
 from service.core.settings import Settings
 
@@ -58,14 +60,24 @@ class Audit:
             return
         alert = reason + (f", calling AE title {calling_ae_title}" if calling_ae_title else "")
         alert += (f", certificate of {who}" if who else "") + _again(before)
-        self._write(
-            said.SECURITY_ALERT,
-            Action.EXECUTE,
-            Outcome.MINOR_FAILURE,
-            [self._ourselves(is_requestor=False)],
-            [said.node(address, alert)],
-            said.NODE_AUTHENTICATION,
-        )
+        self._alert(said.NODE_AUTHENTICATION, address, alert)
+
+    def unreadable(self, address: str, sender: str, code: str) -> None:
+        """Tell that an object was refused before it said whose it is (A.5.3.11).
+
+        A transfer that failed (A.5.3.7) must name study and patient, and a node whose objects nobody can read
+        is broken or an attacker.
+        """
+        before = self._alerts.due(("unreadable", address, code))
+        if before is not None:
+            alert = f"an object from {sender} was refused unread: {code}{_again(before)}"
+            self._alert(said.UNREADABLE_OBJECT, address, alert)
+
+    def restored(self, user: str) -> None:
+        """Tell that `user` put an earlier ledger in the place of the present one (A.5.3.11)."""
+        participants = [self._ourselves(is_requestor=False), Participant(user, is_requestor=True)]
+        alert = "the ledger was replaced by an earlier one"
+        self._alert(said.RESTRICTED_FUNCTION, _source(), alert, Outcome.SUCCESS, participants)
 
     def login(self, user: str, address: str) -> None:
         """Tell that somebody uses the API (A.5.3.12): once an hour, for a token comes with every request."""
@@ -90,7 +102,7 @@ class Audit:
         sop_classes: Mapping[str, int],
         user: str = "",
     ) -> None:
-        """Tell that everything of a study was removed (A.5.3.8).
+        """Tell that a study is removed, or its files are (A.5.3.8).
 
         Parameters
         ----------
@@ -160,6 +172,18 @@ class Audit:
     ) -> None:
         self.write([self.message(event, action, outcome, participants, objects, event_type, description)])
 
+    def _alert(
+        self,
+        event_type: Code,
+        address: str,
+        alert: str,
+        outcome: Outcome = Outcome.MINOR_FAILURE,
+        participants: Sequence[Participant] = (),
+    ) -> None:
+        by = participants or [self._ourselves(is_requestor=False)]
+        objects = [said.node(address, alert)]
+        self._write(said.SECURITY_ALERT, Action.EXECUTE, outcome, by, objects, event_type)
+
     def _activity(self, event_type: Code) -> None:
         ourselves = self._ourselves(said.APPLICATION, is_requestor=False)
         self._write(
@@ -223,6 +247,18 @@ class Transfer:
             action,
             fault,
         )
+
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Tell what is refused within the block: an object that did not say yet whose it is."""
+        try:
+            yield
+        except OutOfResources:
+            raise  # whatever it is: there is no room
+        except HilumError as fault:
+            source = self._participants[0]
+            self._audit.unreadable(source.address, source.user_id, fault.code)
+            raise
 
     def write(self) -> None:
         """Write what there is (A.5.3.7)."""

@@ -19,6 +19,7 @@ from sqlalchemy import MetaData, delete, func, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from service.core.audit import Audit
 from service.core.errors import ConfigurationError
 from service.core.failpoints import failpoint
 from service.core.heartbeat import ALIVE_SECONDS, BEAT_SECONDS
@@ -70,8 +71,10 @@ def back_up(settings: Settings, file: Path) -> int:
     return file.stat().st_size
 
 
-def restore(settings: Settings, file: Path) -> str:
+def restore(settings: Settings, file: Path, by: str) -> str:
     """Put the ledger of `file` in the place of the present one, and return its revision then.
+
+    `by` is who asked for it.
 
     Raises
     ------
@@ -97,10 +100,10 @@ def restore(settings: Settings, file: Path) -> str:
         how = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
         _run("pg_restore", *how, f"--dbname={_connection(url)}", str(file), password=url.password)
     failpoint("restore.copied")
-    return after_restore(settings)
+    return after_restore(settings, by)
 
 
-def after_restore(settings: Settings) -> str:
+def after_restore(settings: Settings, by: str) -> str:
     """Bring a ledger that was put back to this version, and to what happened since; return its revision.
 
     What was erased since is erased again, and what retention removed since is not looked for.
@@ -114,8 +117,10 @@ def after_restore(settings: Settings) -> str:
     revision = migrate(settings.sqlalchemy_url)
     spool = Spool(settings.data_dir)
     spool.make()
+    audit = Audit(settings, "restore")
+    audit.restored(by)
     with closing(Ledger(settings.sqlalchemy_url)) as ledger:
-        finish_erasures(ledger, spool)
+        finish_erasures(ledger, spool, audit)
         missing = set().union(*(gone for _, gone in differences(ledger, spool)))
         Retention(ledger, spool, settings).forget_removed(missing)
         with ledger.write() as session:

@@ -97,7 +97,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     remembered = _remembered(settings)
     for destination in settings.destinations:
         known = "".join(f"; {line}" for line in remembered.get(destination.name, ()))
-        yield _reachable(f"destination {destination.name}", destination.host, destination.port, known)
+        yield reachable(f"destination {destination.name}", destination.host, destination.port, known)
 
 
 def configuration(settings: Settings, fault: str = "") -> Check:
@@ -266,10 +266,12 @@ def _audit(settings: Settings) -> Iterator[Check]:
     mend = f"See `audit.syslog_away` in the scheduler's log for why {server} does not get them"
     seen += f"; {waiting} of them wait for {server}" if waiting else f"; {server} has them all"
     yield Check("audit trail", True, seen, mend, warns=waiting > _MANY_WAITING)
-    yield _reachable("syslog", server.host, server.port, "")
+    yield reachable("syslog", server.host, server.port, "")
 
 
-def _reachable(name: str, host: str, port: int, known: str) -> Check:
+def reachable(name: str, host: str, port: int, known: str) -> Check:
+    """Look whether somebody listens there; `known` is said of it too."""
+
     def connect() -> str:
         socket.create_connection((host, port), timeout=3).close()
         return f"{host}:{port} accepts connections{known}"

@@ -14,6 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.destination import Destination
 from service.core.leases import CONFIRM, DELIVER, Lease, Stage, backoff_seconds, claim_within, ready
 from service.core.ledger import Ledger, now
@@ -82,6 +83,7 @@ def _claim_for(
 
 def failed(ledger: Ledger, destination: str, error: str) -> None:
     """Write down that the destination could not be reached."""
+    tally.add(tally.DELIVERY_FAILURES, destination, "away")
     try:
         with ledger.write() as session:
             circuit = session.get(Circuit, destination, with_for_update=True)

@@ -46,8 +46,11 @@ def conclude_due_studies(ledger: Ledger, limit: int = 50, *, report_every_radiog
         late = session.scalars(
             select(Study.id).where(due, waiting, Study.state == StudyState.RECEIVING).limit(limit)
         ).all()
-        finished = session.scalars(
-            select(Study.id).where(due, ~waiting).order_by(Study.due_at).limit(limit)
+        finished = session.execute(
+            select(Study.id, Study.study_instance_uid)
+            .where(due, ~waiting)
+            .order_by(Study.due_at)
+            .limit(limit)
         ).all()
     if late:
         with ledger.write() as session:
@@ -58,7 +61,7 @@ def conclude_due_studies(ledger: Ledger, limit: int = 50, *, report_every_radiog
                 .execution_options(synchronize_session=False)
             )
     concluded = 0
-    for study_id in finished:
+    for study_id, study_instance_uid in finished:
         # One transaction a study: one that can't be concluded keeps no other from its report.
         try:
             with ledger.write() as session:
@@ -66,7 +69,7 @@ def conclude_due_studies(ledger: Ledger, limit: int = 50, *, report_every_radiog
                 if study is not None and study.due_at is not None and study.due_at <= now():
                     concluded += _conclude(session, study, report_every_radiograph)
         except Exception:
-            _log.exception("completion.failed", study=study_id)
+            _log.exception("completion.failed", study_instance_uid=study_instance_uid)
             with ledger.write() as session:
                 session.execute(update(Study).where(Study.id == study_id).values(due_at=now() + _AGAIN_AFTER))
     return concluded

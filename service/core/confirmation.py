@@ -12,6 +12,7 @@ from pydicom import Dataset
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.ledger import Ledger, now, record_event
 from service.core.settings import Settings
 from service.core.settlement import settle, withdraw
@@ -53,6 +54,8 @@ def confirm(session: Session, study: Study, confirmation: Confirmation, proof: P
     confirmation.state, confirmation.proof, confirmation.last_error = ConfirmationState.DONE, proof, None
     if delivery.state != DeliveryState.DELIVERED:
         return  # sent again, parked or withdrawn meanwhile
+    if delivery.delivered_at is not None:
+        tally.since(tally.STAGE_SECONDS, delivery.delivered_at, "confirm", session=session)
     delivery.state, delivery.confirmed_at = DeliveryState.CONFIRMED, now()
     record_event(
         session, study, "confirmed", f"{delivery.report.kind} at {delivery.destination}: {_PROOFS[proof]}"
@@ -90,10 +93,19 @@ def miss(session: Session, study: Study, confirmation: Confirmation, how: str) -
     delivery.last_error = (
         f"the destination answered success and does not hold the object ({how}), {delivery.losses} times"
     )
-    _log.warning("delivery.missing", outbox=delivery.id, destination=delivery.destination, then=what)
+    _log.warning(
+        "delivery.missing",
+        study_instance_uid=study.study_instance_uid,
+        outbox=delivery.id,
+        destination=delivery.destination,
+        then=what,
+    )
     record_event(
         session, study, "missing", f"{delivery.report.kind} at {delivery.destination}: {how}; {what}"
     )
+    if delivery.state == DeliveryState.PARKED:
+        why = f"{delivery.report.kind} for {delivery.destination}: {delivery.last_error}"
+        record_event(session, study, "parked", why)
     settle(session, study)
 
 

@@ -22,11 +22,12 @@ _DIMSE, _TLS = {"dicom", "dicoms"}, {"dicoms", "https"}
 _BEARER = re.compile(r"Bearer [A-Za-z0-9\-._~+/]+=*")  # RFC 6750 2.1
 _USER_AND_PASSWORD = re.compile(r"(?!Bearer )[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]*")
 _DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,4})(?P<unit>[mhd])")
+_TABLES = ("destinations", "peers", "notices")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _SYNTAXES = {uid.keyword: uid for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit)}
 
 
-def _duration(value: object) -> timedelta:
+def duration(value: object) -> timedelta:
     """Read "90m", "24h" or "3d": a bare number would leave its unit open."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -81,7 +82,7 @@ class Destination(BaseModel):
     heatmap: Literal["positive", "always"] = "positive"
     sr: Literal["3d", "comprehensive", "text", "none"] = "3d"
     not_analysed: Literal["chest", "always", "never"] = "chest"
-    expires_after: Annotated[timedelta, BeforeValidator(_duration)] | None = None
+    expires_after: Annotated[timedelta, BeforeValidator(duration)] | None = None
     confirm: Literal["commitment", "find", "qido", "none"] | None = None
     transfer_syntaxes: tuple[
         Literal["ExplicitVRLittleEndian", "ImplicitVRLittleEndian", "JPEGBaseline8Bit"], ...
@@ -268,11 +269,8 @@ class Destination(BaseModel):
         return parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
-_TABLES = ("destinations", "peers")
-
-
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the tables ``destinations`` and ``peers`` and the list ``rules`` of the file of `HILUM_CONFIG`.
+    """Return the tables of the TOML file that `HILUM_CONFIG` names, and its list ``rules``.
 
     Raises
     ------

@@ -102,6 +102,13 @@ def says_chest(header: Header) -> bool:
     return header.body_part_examined in _CHEST_BODY_PARTS - {""}
 
 
+def burned_in_limit(header: Header) -> str | None:
+    """Return that marks are burned into the film, when its header says so (PS3.3 C.7.6.1), or None."""
+    if header.burned_in_annotation == "YES":
+        return "marks are burned into the film (Burned In Annotation is YES)"
+    return None
+
+
 def population_limit(age_years: float | None, ages: tuple[float, float]) -> str | None:
     """Return why the patient lies outside the population the weights were validated for, or None.
 

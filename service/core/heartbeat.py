@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.core import tally
 from service.core.leases import STAGES, at_work, oldest_ready_seconds, owner
 from service.core.ledger import Ledger, now
 from service.core.tables import Heartbeat
@@ -33,7 +34,7 @@ def beat(ledger: Ledger, role: str, detail: str = "", config: str = "") -> None:
 def start_beating(
     ledger: Ledger, role: str, detail: Callable[[], str] = str, config: Callable[[], str] = str
 ) -> threading.Event:
-    """Beat from a thread until the returned event is set."""
+    """Beat, and write what was counted, from a thread until the returned event is set."""
     stopped = threading.Event()
 
     def run() -> None:
@@ -42,6 +43,7 @@ def start_beating(
                 beat(ledger, role, detail(), config())
             except SQLAlchemyError as fault:
                 _log.warning("heartbeat.not_written", error=type(fault).__name__)
+            tally.flush(ledger)
             if stopped.wait(BEAT_SECONDS):
                 return
 

@@ -213,6 +213,18 @@ def leased(session: Session, lease: Lease) -> Any:
     return row
 
 
+@contextmanager
+def named_in_logs(ledger: Ledger, lease: Lease) -> Iterator[None]:
+    """Let every log line of the block name the study and the row of a piece of work."""
+    with ledger.read() as session:
+        uid = select(Study.study_instance_uid).where(
+            Study.id == _STUDY_ID[lease.stage.name](lease.row_id).scalar_subquery()
+        )
+        ids = {"study_instance_uid": session.scalar(uid), lease.stage.table.__tablename__: lease.row_id}
+    with structlog.contextvars.bound_contextvars(**ids):
+        yield
+
+
 def held(session: Session, lease: Lease) -> tuple[Any, Study]:
     """Return the leased row for writing its result, and its study.
 

@@ -27,9 +27,21 @@ from sqlalchemy.orm import Session
 
 from service.core import postgresql
 from service.core.errors import ConfigurationError
-from service.core.tables import Event, Installation, Model, Study
+from service.core.results import Finding
+from service.core.states import NoticeKind
+from service.core.tables import Event, Installation, Model, Occurrence, Study
 
 _BUSY_SECONDS = 20
+# The events that a person may want to be told of (`service.scheduler.notices`), beside a positive report.
+_TOLD = {
+    "failed": NoticeKind.FAILED,
+    "instance_failed": NoticeKind.FAILED,
+    "held": NoticeKind.HELD,
+    "parked": NoticeKind.PARKED,
+    "given_up": NoticeKind.GIVEN_UP,
+    "quarantined": NoticeKind.QUARANTINED,
+    "unconfirmed": NoticeKind.UNCONFIRMED,
+}
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"}
 
 
@@ -139,8 +151,12 @@ def open_engine(url: str, *, bounded: bool = True) -> Engine:
 
 def record_event(session: Session, study: Study | int, kind: str, detail: str = "") -> None:
     """Write one line of a study's history; `detail` never names a patient."""
-    study_id = study if isinstance(study, int) else study.id
-    session.add(Event(study_id=study_id, at=now(), kind=kind, detail=detail))
+    study_id, moment = study if isinstance(study, int) else study.id, now()
+    session.add(Event(study_id=study_id, at=moment, kind=kind, detail=detail))
+    positive = kind == "reported" and isinstance(study, Study) and study.finding == Finding.PRESENT
+    told = NoticeKind.POSITIVE if positive else _TOLD.get(kind)
+    if told is not None:
+        session.add(Occurrence(study_id=study_id, at=moment, kind=told, detail=detail))
 
 
 def register_model(session: Session, name: str, version: str, sha256: str, activation_method: str) -> int:

@@ -94,8 +94,9 @@ class Live:
             return
         first, self.digest = not self.digest, digest
         changed = {"destinations": fresh.destinations, "rules": fresh.rules}
-        if fresh.peers != self.settings.peers:
-            _log.warning("config.restart_needed", hint="[peers.NAME] counts from the start of the listener")
+        others = {"peers": fresh.peers, "notices": fresh.notices}
+        if kept := [name for name, value in others.items() if getattr(self.settings, name) != value]:
+            _log.warning("config.restart_needed", hint=f"{', '.join(kept)} count from the start of a role")
         if first and all(getattr(self.settings, name) == value for name, value in changed.items()):
             return
         self.settings = self.settings.model_copy(update=changed)

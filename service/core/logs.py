@@ -2,16 +2,18 @@
 
 Ids are bound once by `structlog.contextvars`. No line holds a patient's name, id or birth date; data sets
 are never logged. What libraries say in exceptions and warnings may repeat values of attributes, so their
-words are left out: a traceback ends with the kind of the exception, a warning is its kind and its place.
+words are left out: a traceback ends with the kind of the exception, a warning is its kind and its place, and
+of a library's line about an exception its first line stays, without what was filled in.
 """
 
 import logging
+import resource
 import sys
 import threading
 import traceback
 import warnings
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -20,16 +22,16 @@ from service.core.errors import HilumError
 _log = structlog.get_logger()
 
 
-def configure(role: str) -> None:
-    """Send every log line of this process, ours and the libraries', to stderr."""
+def configure(role: str, form: Literal["auto", "json", "text"] = "auto") -> None:
+    """Send every log line of this process, ours and the libraries', to stderr; `form` is HILUM_LOG_FORMAT."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    on_terminal = sys.stderr.isatty()
+    for_people = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -39,7 +41,7 @@ def configure(role: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _without_what_was_filled_in],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _without_words,
@@ -59,8 +61,9 @@ def protect_patients() -> None:
     """Drop what libraries say that repeat values of attributes or rows, at any level and as warnings.
 
     Tracebacks are plain from the first line on, and hold no words but our own: a rich one prints local
-    variables, whole data sets too.
+    variables, whole data sets too. A process that crashes leaves no core: films and names are in its memory.
     """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
@@ -79,6 +82,17 @@ def protect_patients() -> None:
         logger.propagate = False
         logger.addHandler(logging.NullHandler())
         warnings.filterwarnings("ignore", module=name)
+
+
+def _without_what_was_filled_in(
+    _logger: Any, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Shorten a library's line about an exception: asyncio and Celery write the exception's words into it."""
+    record: logging.LogRecord = event["_record"]
+    if event.get("exc_info"):
+        event["event"] = str(record.msg).partition("\n")[0]
+        event.pop("data", None)  # Celery's: exception, traceback and arguments as text
+    return event
 
 
 def _without_words(

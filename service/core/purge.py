@@ -12,9 +12,10 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from service.core.audit import Audit
 from service.core.failpoints import failpoint
 from service.core.ledger import Ledger, now
-from service.core.removal import Removed, files_of, remove_files, size_of, stop_work
+from service.core.removal import Removed, files_of, remove_files, size_of, stop_work, whose
 from service.core.spool import Spool
 from service.core.states import DELIVERED_STATES
 from service.core.tables import (
@@ -22,6 +23,8 @@ from service.core.tables import (
     Confirmation,
     Event,
     Instance,
+    Notice,
+    Occurrence,
     Outbox,
     Rejection,
     Report,
@@ -73,7 +76,9 @@ def look(ledger: Ledger, spool: Spool, study_instance_uid: str) -> Held | None:
         )
 
 
-def purge(ledger: Ledger, spool: Spool, study_instance_uid: str, by: str, reason: str) -> Removed:
+def purge(
+    ledger: Ledger, spool: Spool, audit: Audit, study_instance_uid: str, by: str, reason: str
+) -> Removed:
     """Erase a study that the ledger knows; `by` and `reason` are kept, and name no patient.
 
     Raises
@@ -93,7 +98,7 @@ def purge(ledger: Ledger, spool: Spool, study_instance_uid: str, by: str, reason
         failpoint("purge.written")
         _mark(ledger, erasure)
         failpoint("purge.marked")
-    return _finish(ledger, spool, study_id)
+    return _finish(ledger, spool, audit, study_id)
 
 
 def lift(ledger: Ledger, spool: Spool, study_instance_uid: str, by: str, reason: str) -> bool:
@@ -109,7 +114,7 @@ def lift(ledger: Ledger, spool: Spool, study_instance_uid: str, by: str, reason:
     return True
 
 
-def finish_erasures(ledger: Ledger, spool: Spool) -> int:
+def finish_erasures(ledger: Ledger, spool: Spool, audit: Audit) -> int:
     """Go on with what was begun, and do what the file of erasures says; return of how many studies.
 
     A restored ledger lacks what was erased, or let in again, after its backup was made; a data folder that
@@ -130,7 +135,7 @@ def finish_erasures(ledger: Ledger, spool: Spool) -> int:
     with ledger.read() as session:
         begun = session.scalars(select(Study.id).where(Study.removing == PURGE)).all()
     for study_id in begun:
-        _finish(ledger, spool, study_id)
+        _finish(ledger, spool, audit, study_id)
     return done
 
 
@@ -146,16 +151,24 @@ def _mark(ledger: Ledger, erasure: Erasure) -> None:
             study.removing, study.expired_at = PURGE, now()
 
 
-def _finish(ledger: Ledger, spool: Spool, study_id: int) -> Removed:
+def _finish(ledger: Ledger, spool: Spool, audit: Audit, study_id: int) -> Removed:
     with ledger.read() as session:
+        study = session.get(Study, study_id)
+        if study is None:
+            return Removed()  # somebody else was quicker
+        study_instance_uid = study.study_instance_uid
         paths = files_of(session, study_id)
+        told = whose(session, study_id)
+        stone = tombstone_of(session, study_instance_uid)
     removed = remove_files(spool, paths)
     failpoint("purge.files_removed")
+    # While it is known whose it was: after a kill it is told again rather than not at all.
+    audit.study_deleted(study_instance_uid, *told, stone.by if stone else "")
+    failpoint("purge.told")
     with ledger.write() as session:
         study = session.get(Study, study_id, with_for_update=True)
         if study is None:
             return removed  # somebody else was quicker
-        study_instance_uid = study.study_instance_uid
         _delete_rows(session, study_id)
     failpoint("purge.rows_deleted")
     ledger.overwrite_deleted()
@@ -180,6 +193,8 @@ def _delete_rows(session: Session, study_id: int) -> None:
         delete(Instance).where(Instance.study_id == study_id),
         delete(Subject).where(Subject.study_id == study_id),
         delete(Event).where(Event.study_id == study_id),
+        delete(Occurrence).where(Occurrence.study_id == study_id),
+        delete(Notice).where(Notice.study_id == study_id),
         delete(Study).where(Study.id == study_id),
     ):
         session.execute(statement.execution_options(synchronize_session=False))

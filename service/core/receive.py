@@ -6,7 +6,7 @@ outcome is an exception that carries its status.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,6 +17,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.audit import Transfer
 from service.core.audit_message import Action
 from service.core.copies import settle_copies
@@ -93,8 +94,10 @@ class Intake:
         OutOfResources
             Disk or ledger cannot keep it now, or the files of its study are being removed.
         """
+        began, sender = now(), tally.peer(self._settings, arrival.calling_ae_title)
         try:
-            with _in_our_words():
+            with transfer.unread() if transfer is not None else nullcontext(), _in_our_words():
+                tally.add(tally.RECEIVED_BYTES, sender, by=arrival.path.stat().st_size)
                 header = read_header(arrival.path)
             try:
                 with _in_our_words():
@@ -108,6 +111,7 @@ class Intake:
                 arrival.path.unlink(missing_ok=True)
         if transfer is not None:
             transfer.add_received(header, Action.READ if outcome is Outcome.DUPLICATE else Action.CREATE)
+        tally.since(tally.STAGE_SECONDS, began, "receive")
         return outcome
 
     def _take(self, header: Header, arrival: Arrival) -> Outcome:
@@ -133,7 +137,11 @@ class Intake:
         if outcome is not Outcome.STORED:
             self._spool.remove(kept)
         _log.info(
-            "receive", study_instance_uid=header.study_instance_uid, outcome=outcome, reason=verdict.reason
+            "receive",
+            study_instance_uid=header.study_instance_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            outcome=outcome,
+            reason=verdict.reason,
         )
         return outcome
 
@@ -263,6 +271,9 @@ class Intake:
         if instance.spool_path is not None:
             study.expired_at = None
         self._set_due(study, verdict, moment)
+        if verdict.eligibility is not Eligibility.CANDIDATE:
+            why = tally.reason_class(verdict.reason)
+            tally.add(tally.FILMS, verdict.eligibility, why, session=session)
         record_event(
             session,
             study,

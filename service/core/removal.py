@@ -6,6 +6,7 @@ meanwhile, so that no new file goes with the old ones.
 """
 
 import hmac
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,14 @@ def files_of(session: Session, study_id: int) -> set[str]:
     reports = select(Report.path).where(Report.study_id == study_id)
     rows = [*session.execute(instances), *session.execute(activations), *session.execute(reports)]
     return {path for row in rows for path in row if path}
+
+
+def whose(session: Session, study_id: int) -> tuple[list[tuple[str, str]], Counter[str]]:
+    """Return a study's patients, by ID and issuer, and its numbers of instances by SOP Class UID."""
+    subjects = select(Subject.patient_id, Subject.issuer_of_patient_id).where(Subject.study_id == study_id)
+    instances = select(Instance.sop_class_uid, Instance.sop_instance_uid)
+    rows = session.execute(instances.where(Instance.study_id == study_id).distinct())
+    return [(row[0], row[1]) for row in session.execute(subjects)], Counter(row[0] for row in rows)
 
 
 def size_of(spool: Spool, paths: Iterable[str]) -> Removed:

@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
+from service.core.audit import Audit
 from service.core.failpoints import failpoint
 from service.core.ledger import Ledger, now, record_event
 from service.core.removal import (
@@ -28,6 +29,7 @@ from service.core.removal import (
     shown_bytes,
     size_of,
     stop_work,
+    whose,
 )
 from service.core.settings import Settings
 from service.core.settlement import settle
@@ -71,6 +73,7 @@ class Retention:
 
     def __init__(self, ledger: Ledger, spool: Spool, settings: Settings) -> None:
         self._ledger = ledger
+        self._audit = Audit(settings, "retention")
         self._spool = spool
         self._settings = settings
 
@@ -199,9 +202,12 @@ class Retention:
 
     def _finish(self, study_id: int) -> Removed:
         with self._ledger.read() as session:
+            study_instance_uid = session.get_one(Study, study_id).study_instance_uid
             paths = files_of(session, study_id)
+            told = whose(session, study_id)
         removed = remove_files(self._spool, paths)
         failpoint("retention.files_removed")
+        self._audit.study_deleted(study_instance_uid, *told)
         with self._ledger.write() as session:
             study = session.get(Study, study_id, with_for_update=True)
             if study is None or study.removing != RETENTION:

@@ -26,11 +26,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.core.admission import AETitle, Peer
 from service.core.destination import Destination, default_name, read_config, scheme
 from service.core.errors import ConfigurationError
+from service.core.notices import Channel
 from service.core.rules import Rule
 from service.core.rules import parse as parse_rules
 from service.core.tls import TLSFiles, client_context
 from service.core.tokens import Token
 from service.core.tokens import parse as parse_tokens
+from service.core.working_hours import Span
+from service.core.working_hours import parse as parse_hours
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -59,7 +62,7 @@ class Settings(BaseSettings):
     config: Path | None = Field(
         None,
         description="TOML file for what one line can't say: `[destinations.NAME]`, `[[rules]]`, "
-        "`[peers.NAME]`",
+        "`[peers.NAME]`, `[notices.NAME]`",
     )
     data_dir: Path = Field(Path("hilum-data"), description="Spool, SQLite ledger, embedded Redis, reports")
     ae_title: AETitle = Field("HILUM", description="Our AE title")
@@ -161,6 +164,18 @@ class Settings(BaseSettings):
         description="`host:port` of a syslog server that gets the audit messages over TLS (RFC 5425), with "
         "the certificate and CAs of HILUM_DIMSE_TLS_…; empty: they stay in the data folder",
     )
+    notices: Annotated[tuple[Channel, ...], NoDecode] = Field(
+        (),
+        description="Comma list of webhooks that are told of trouble, `NAME=https://…`, short for "
+        "`[notices.NAME]`",
+    )
+    working_hours: str = Field(
+        "Mon-Fri 08:00-17:00",
+        description="When studies are expected, in HILUM_TIMEZONE; silence is counted in it. A comma list",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Lines of the log: JSON, or text for people; `auto`: text on a terminal"
+    )
     max_uploads: int = Field(
         20, ge=1, le=200, description="STOW-RS requests at a time; one more is answered 503 for now"
     )
@@ -247,6 +262,20 @@ class Settings(BaseSettings):
             raise ValueError("that is everybody: name the proxy's address")
         return networks
 
+    @field_validator("notices", mode="before")
+    @classmethod
+    def _parse_notices(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = (item.partition("=") for item in _items(value))
+        return [{"name": name, "url": url} for name, _, url in pairs]
+
+    @field_validator("working_hours")
+    @classmethod
+    def _are_hours(cls, value: str) -> str:
+        parse_hours(value)
+        return value
+
     @field_validator("broker_url")
     @classmethod
     def _is_redis(cls, value: str | None) -> str | None:
@@ -280,6 +309,8 @@ class Settings(BaseSettings):
         if not data.get("destinations"):
             data["destinations"] = [{"name": name, **entry} for name, entry in table["destinations"].items()]
         data["[[rules]]"] = table["rules"]
+        if not data.get("notices"):
+            data["notices"] = [{"name": name, **entry} for name, entry in table["notices"].items()]
         peers = [{"ae_title": name, **entry} for name, entry in table["peers"].items()]
         said = [peer["ae_title"] for peer in peers]
         given = data.get("calling_ae_titles") or ()
@@ -376,6 +407,15 @@ class Settings(BaseSettings):
     def zone(self) -> tzinfo | None:
         """Zone of the times we write; None means the machine's own (TZ)."""
         return ZoneInfo(self.timezone) if self.timezone else None
+
+    @property
+    def hours(self) -> tuple[Span, ...]:
+        """When the site works."""
+        return parse_hours(self.working_hours)
+
+    def channel(self, name: str) -> Channel | None:
+        """Return the channel of notices of that name, or None when it is no longer configured."""
+        return next((item for item in self.notices if item.name == name), None)
 
     def destination(self, name: str) -> Destination | None:
         """Return the destination of that name, or None when it is no longer configured."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.leases import FILE_GONE
 from service.core.ledger import now, record_event
 from service.core.results import Finding
@@ -45,6 +46,7 @@ def settle(session: Session, study: Study) -> None:
         study.state = StudyState.DELIVERED
         if study.delivered_at is None:
             study.delivered_at = now()
+            _time(session, study, "delivered")
             record_event(session, study, "delivered", f"revision {study.revision}")
     if any(item.state != DeliveryState.CONFIRMED for item in required):
         study.state = StudyState.DELIVERED
@@ -52,7 +54,14 @@ def settle(session: Session, study: Study) -> None:
         study.state = StudyState.CONFIRMED
         if study.confirmed_at is None:
             study.confirmed_at = now()
+            _time(session, study, "confirmed")
             record_event(session, study, "confirmed", f"revision {study.revision}, by every destination")
+
+
+def _time(session: Session, study: Study, until: str) -> None:
+    """Count how long the first report of a study took; a later one had its own beginning."""
+    if study.revision == 1:
+        tally.since(tally.STUDY_SECONDS, study.received_at, until, session=session)
 
 
 def withdraw(delivery: Outbox, why: str) -> None:

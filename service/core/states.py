@@ -92,6 +92,29 @@ class Proof(StrEnum):
     QUERY = "query"
 
 
+class NoticeKind(StrEnum):
+    """What a person may be told of (`[notices.NAME]`, events)."""
+
+    POSITIVE = "positive"
+    FAILED = "failed"
+    HELD = "held"
+    PARKED = "parked"
+    GIVEN_UP = "given_up"
+    QUARANTINED = "quarantined"
+    UNCONFIRMED = "unconfirmed"
+    DESTINATION_DOWN = "destination_down"
+    SILENCE = "silence"
+    TEST = "test"
+
+
+class NoticeState(StrEnum):
+    """Where one notice stands; ``given_up`` was tried as often as makes sense."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    GIVEN_UP = "given_up"
+
+
 UNFINISHED_INSTANCES = (InstanceState.RECEIVED, InstanceState.DECODED)
 # What a report speaks of: every radiograph of the study, the unanalysed with their reason.
 REPORTABLE_INSTANCES = (InstanceState.ANALYSED, InstanceState.NOT_ANALYSED, InstanceState.FAILED)

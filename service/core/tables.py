@@ -3,7 +3,18 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -88,6 +99,12 @@ class Study(Base):
         Index("ix_study_received_at", "received_at"),
         Index("ix_study_expired_at", "expired_at", "received_at"),
         Index("ix_study_removing", "removing"),
+        Index(
+            "ix_study_attention",
+            "id",
+            sqlite_where=text("attention IS NOT NULL"),
+            postgresql_where=text("attention IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -405,6 +422,63 @@ class Event(Base):
     detail: Mapped[str] = mapped_column(Text)
 
     study: Mapped[Study] = relationship(back_populates="events")
+
+
+class Tally(Base):
+    """One sum that all processes add to: see `service.core.tally`.
+
+    `labels` is a JSON list, `bucket` the upper bound of a histogram's bucket, "" for everything else.
+    """
+
+    __tablename__ = "tally"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(255), primary_key=True)
+    bucket: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[float] = mapped_column(Float)
+
+
+class Occurrence(Base):
+    """Something about a study that somebody may want to be told, until the scheduler has made notices of it.
+
+    Written together with its event; `kind` is one of `service.core.states.NoticeKind`.
+    """
+
+    __tablename__ = "occurrence"
+    # Else SQLite would use an id again that was told already.
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class Notice(Base):
+    """One message to one channel (`[notices.NAME]`); its receiver knows it again by `message_id`.
+
+    What is told once only has a `key`. `ready_at` is the next try's earliest moment, and afterwards when it
+    was sent or given up.
+    """
+
+    __tablename__ = "notice"
+    __table_args__ = (UniqueConstraint("channel", "key"), Index("ix_notice_work", "state", "ready_at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    message_id: Mapped[str] = mapped_column(String(36))
+    channel: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str | None] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(32))
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    at: Mapped[datetime]
+    detail: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    ready_at: Mapped[datetime]
+    last_error: Mapped[str | None] = mapped_column(Text)
+
+    study: Mapped[Study | None] = relationship()
 
 
 class Heartbeat(Base):

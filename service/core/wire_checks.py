@@ -86,8 +86,10 @@ def _presented(destination: Destination) -> Check:
                 secured.recv(1)
         return _judged(name, [of_der(content)])
     except OSError as fault:
-        why = tls.reason(fault) if context.fault else f"can't be asked ({fault.strerror or 'no answer'})"
-        return Check(name, False, f"{where}: {why}", mend)
+        if context.fault:
+            return Check(name, False, f"{where}: {tls.reason(fault)}", mend)
+        why = f"can't be asked ({fault.strerror or 'no answer'})"
+        return Check(name, False, f"{where}: {why}", "Is it up, the port right, the firewall open?")
 
 
 def _judged(name: str, certificates: Iterable[Certificate]) -> Check:

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
+from service.core import tally
 from service.core.admission import Admission, Caller
 from service.core.audit import Audit, Transfer
 from service.core.confirmation import take_commitment
-from service.core.errors import ConfigurationError, HilumError, Mismatch, Unreadable
+from service.core.errors import ConfigurationError, HilumError, InvalidUID, Mismatch, Unreadable
+from service.core.identifiers import checked_uid
 from service.core.incoming import IncomingFile, full, remove_leftovers
 from service.core.ledger import Ledger
 from service.core.live import Live
@@ -87,6 +89,7 @@ class Listener:
             When this pynetdicom can't keep whom the settings keep out.
         """
         handlers: list[Handler] = [
+            (evt.EVT_ACCEPTED, self._on_acceptance),
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_ECHO, lambda event: 0x0000),
@@ -113,7 +116,8 @@ class Listener:
                     self._new_file,
                     self._admit,
                     secured,
-                    refused=self._audit.refused,
+                    refused=self._refuse,
+                    busy=lambda calling_ae_title: self._count(calling_ae_title, "busy"),
                     ended=self._write_transfer,
                 )
             )
@@ -168,6 +172,7 @@ class Listener:
             )
             who = f"{', '.join(shown['certificate'])} (SHA-256 {shown['sha256']})" if shown else ""
             self._audit.refused(caller.address, verdict.refusal, calling_ae_title, who)
+            self._count(calling_ae_title, "rejected")
             return None
         offered = [verification_context()]
         if verdict.may_store:
@@ -190,9 +195,19 @@ class Listener:
         return IncomingFile(self._spool.incoming, self._settings.max_object_bytes, fault)
 
     def _on_store(self, event: Event) -> int:
+        with structlog.contextvars.bound_contextvars(sop_instance_uid=_uid_in_command(event)):
+            status = self._store(event)
+        sender = tally.peer(self._settings, event.assoc.requestor.ae_title.strip())
+        tally.add(tally.OBJECTS, sender, f"{status:04X}")
+        return status
+
+    def _store(self, event: Event) -> int:
         try:
+            transfer = self._transfer(event.assoc)
             with _data_set_of(event):
-                self._intake.receive(_arrival(event), self._transfer(event.assoc))
+                with transfer.unread():
+                    arrival = _arrival(event)
+                self._intake.receive(arrival, transfer)
         except HilumError as fault:
             _log.warning(
                 "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
@@ -216,12 +231,39 @@ class Listener:
         if transfer := self._transfers.pop(association, None):
             transfer.write()
 
+    def _count(self, calling_ae_title: str, result: str) -> None:
+        tally.add(tally.ASSOCIATIONS, tally.peer(self._settings, calling_ae_title), result)
+
+    def _refuse(self, address: str, reason: str) -> None:
+        """Write down a TLS handshake that failed."""
+        self._audit.refused(address, reason)
+        self._count("", "no_tls")
+
+    def _on_acceptance(self, event: Event) -> None:
+        calling_ae_title = event.assoc.requestor.ae_title.strip()
+        _log.info(
+            "association.accepted",
+            peer=event.assoc.requestor.address,
+            calling_ae_title=calling_ae_title,
+        )
+        self._count(calling_ae_title, "accepted")
+        tally.note(tally.LAST_ASSOCIATION, tally.peer(self._settings, calling_ae_title))
+
     def _on_rejection(self, event: Event) -> None:
         primitive: Any = event.assoc.acceptor.primitive
         requestor, diagnostic = event.assoc.requestor, getattr(primitive, "diagnostic", 0)
         _log.warning("association.rejected", peer=requestor.address, diagnostic=diagnostic)
         reason = _DIAGNOSTICS.get(diagnostic, "its association was rejected")
         self._audit.refused(str(requestor.address), reason, requestor.ae_title.strip())
+        self._count(requestor.ae_title.strip(), "rejected")
+
+
+def _uid_in_command(event: Event) -> str | None:
+    """Return the SOP Instance UID that a C-STORE names, None when it is none that may stand in a log."""
+    request: Any = event.request
+    with suppress(InvalidUID):
+        return str(checked_uid(request.AffectedSOPInstanceUID, "AffectedSOPInstanceUID"))
+    return None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import ssl
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -103,6 +104,8 @@ class Server(socketserver.ThreadingTCPServer):
         Returns the context of the TLS handshake with which every connection starts; without it none does.
     refused
         Is told address and reason when a TLS handshake fails.
+    busy
+        Is told the calling AE title when there is no slot for it.
     ended
         Is told of every association when nothing of it runs any more.
     """
@@ -123,6 +126,7 @@ class Server(socketserver.ThreadingTCPServer):
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         *,
         refused: Callable[[str, str], None],
+        busy: Callable[[str], None],
         ended: Callable[[Association], None],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -134,6 +138,7 @@ class Server(socketserver.ThreadingTCPServer):
         self._admit = admit
         self._ssl_context = ssl_context
         self._refused = refused
+        self._busy = busy
         self._ended = ended
         self._lock = threading.Lock()
         self._half_open: dict[socket.socket, None] = {}
@@ -173,6 +178,7 @@ class Server(socketserver.ThreadingTCPServer):
                     self._associate(connection, client_address, contexts, first)
                 else:
                     _log.warning("association.rejected", peer=peer, full=full)
+                    self._busy(calling_ae_title)
                     self._reject(connection, _REJECTION)
         except ssl.SSLError as fault:
             _log.warning("connection.refused", peer=peer, reason=tls.reason(fault))
@@ -252,8 +258,9 @@ class Server(socketserver.ThreadingTCPServer):
         for event, handler in self._handlers:
             association.bind(event, handler)
         association.set_socket(Connection(association, connection, first, self._bounds))
+        name = uuid.uuid4().hex[:12]
         for thread in (association, association.dul):
-            vars(thread)["run"] = partial(_run, thread, peer)
+            vars(thread)["run"] = partial(_run, thread, peer, name)
         association.start()
         try:
             association.join(self._bounds.association)
@@ -392,8 +399,12 @@ def _identity(connection: socket.socket) -> tls.Identity | None:
     return tls.identity(connection) if isinstance(connection, ssl.SSLSocket) else None
 
 
-def _run(thread: Association | DULServiceProvider, peer: str) -> None:
-    """Run a thread of pynetdicom; its state machine raises at what comes at the wrong moment."""
+def _run(thread: Association | DULServiceProvider, peer: str, name: str) -> None:
+    """Run a thread of pynetdicom, whose log lines name the association.
+
+    Its state machine raises at what comes at the wrong moment.
+    """
+    structlog.contextvars.bind_contextvars(association=name)
     try:
         thread.run_reactor()
     except Exception as fault:

@@ -1,8 +1,9 @@
 """Role 3: the one that looks at the ledger and acts.
 
 Every tick it concludes the studies that are due, gives up work that keeps killing its process, and keeps the
-queues supplied; beside the ticks it repairs the data folder, at its start and every ten minutes, and removes
-files whose time has come. Several schedulers may run; the one that holds the ledger's scheduler lease acts.
+queues supplied; beside the ticks it repairs the data folder, at its start and every ten minutes, removes
+files whose time has come, and tells people. Several schedulers may run; the one that holds the ledger's
+scheduler lease acts.
 """
 
 import threading
@@ -15,6 +16,8 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.core import tally
+from service.core.audit import Audit
 from service.core.completion import conclude_due_studies
 from service.core.copies import settle_copies
 from service.core.enqueue import Enqueuer
@@ -33,6 +36,7 @@ from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
 from service.core.tables import Instance, SchedulerLease, Study
 from service.scheduler.beside import Beside
+from service.scheduler.notices import Notices
 
 TICK_SECONDS = 0.2
 _LEASE_SECONDS = 5.0
@@ -40,6 +44,7 @@ _GIVING_UP_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 60.0
 _REPAIR_SECONDS = 600.0
 _RETENTION_SECONDS = 30.0
+_NOTICES_SECONDS = 5.0
 # A transfer that has not grown for an hour has no listener any more.
 _STALE_TRANSFER_SECONDS = 3600.0
 _log = structlog.get_logger()
@@ -55,17 +60,21 @@ class Scheduler:
         broker_url: str,
         repair: Repair,
         retention: Retention,
+        audit: Audit,
+        notices: Notices,
         live: Live,
     ) -> None:
         self._ledger = ledger
         self._spool = spool
         self._retention = retention
+        self._audit = audit
         self._live = live
         self._enqueuer = Enqueuer(ledger, broker_url)
         self._stopped = threading.Event()
         self._beside = (
             Beside("repair", lambda: repair.round(self._stopped), _REPAIR_SECONDS),
             Beside("retention", self._remove_files, _RETENTION_SECONDS),
+            Beside("notices", lambda: notices.round(self._stopped), _NOTICES_SECONDS),
         )
         self._redis_reachable = True
         self._lease_renewal = 0.0
@@ -117,7 +126,7 @@ class Scheduler:
             work.tick(moment)
 
     def _remove_files(self) -> None:
-        finish_erasures(self._ledger, self._spool)
+        finish_erasures(self._ledger, self._spool, self._audit)
         self._retention.round(self._stopped)
 
     def _holds_lease(self) -> bool:
@@ -170,6 +179,7 @@ def _give_up(session: Session, stage: Stage, row: Any, study: Study) -> None:
         if instance.state != InstanceState.DECODED:
             return  # a newer copy of the image stands for it
     instance.state = InstanceState.FAILED
+    tally.add(tally.FILMS, InstanceState.FAILED, stage.name, session=session)
     words = {DECODE.name: "decoding", INFER.name: "inference"}[stage.name]
     instance.reason = f"{words} failed {MAX_ATTEMPTS} times ({_last_error(row)})"
     record_event(session, study, "instance_failed", instance.reason)

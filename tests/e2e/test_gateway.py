@@ -29,7 +29,8 @@ from pydicom.uid import (
 from service.core.heartbeat import ROLES
 from tests import factories
 from tests.faults.web import body, post
-from tests.servers import Gateway, Orthanc, Redis, StoreScp, eventually, storescu
+from tests.reading import assert_says_what_the_api_says
+from tests.servers import Gateway, Orthanc, Prometheus, Redis, StoreScp, eventually, storescu
 
 pytestmark = pytest.mark.e2e
 Start = Callable[..., Gateway]
@@ -69,11 +70,20 @@ def results_in(orthanc: Orthanc, film: Dataset, modality: str = "SR") -> list[Da
     return sorted(found, key=lambda item: int(item.InstanceNumber))
 
 
+def stored_in(orthanc: Orthanc, film: Dataset) -> list[bytes]:
+    """Return the files of all that Orthanc holds of us for the film's study."""
+    ours = [
+        item for item in orthanc.instances(film.StudyInstanceUID) if item.sop_class_uid != film.SOPClassUID
+    ]
+    return [orthanc.download(item) for item in ours]
+
+
 def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
     running: Gateway, pacs: Orthanc, tmp_path: Path
 ) -> None:
-    film = factories.chest_film(1, PatientName="Tést^Ünal", AccessionNumber="ACC-1")
-    push(running, tmp_path, film)
+    named = {"study": "1", "PatientName": "Tést^Ünal", "AccessionNumber": "ACC-1"}
+    film = factories.chest_film(1, BurnedInAnnotation="YES", **named)
+    push(running, tmp_path, film, factories.lateral_film(2, **named))
     study = running.wait_for_state(film.StudyInstanceUID, "delivered", _PATIENCE)
 
     (report,) = results_in(pacs, film)
@@ -91,6 +101,8 @@ def test_a_film_pushed_by_storescu_comes_back_as_a_structured_report(
     assert study["model"]["sha256"] in text
     assert study["instances"][0]["finding"] == study["result"]["finding"]
     assert all(item["state"] == "delivered" for item in study["deliveries"])
+    assert "marks are burned into the film" in study["result"]["flags"][0]
+    assert_says_what_the_api_says(study, stored_in(pacs, film))
 
 
 def test_a_film_that_comes_by_stow_rs_comes_back_as_a_structured_report_too(
@@ -129,6 +141,8 @@ def test_a_late_second_image_gives_a_revision_that_names_its_predecessor(
     replaced = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert replaced.ReferencedSOPInstanceUID == before.SOPInstanceUID
     assert "Revision 2, replaces" in after.to_json()
+    study = running.wait_for_state(first.StudyInstanceUID, "delivered", _PATIENCE)
+    assert_says_what_the_api_says(study, stored_in(pacs, first))
 
 
 @pytest.mark.fault(23)
@@ -275,6 +289,7 @@ def test_an_adult_s_chest_is_told_to_the_pacs_as_not_analysed(
     (delivery,) = study["deliveries"]
     assert (delivery["kind"], delivery["revision"]) == ("not-analysed", 1)
     assert delivery["sop_instance_uid"] == told.SOPInstanceUID
+    assert_says_what_the_api_says(study, stored_in(pacs, film))
 
 
 def test_a_knee_stays_in_the_ledger(running: Gateway, pacs: Orthanc, tmp_path: Path) -> None:
@@ -358,7 +373,7 @@ def test_rules_that_are_saved_count_in_every_role_and_those_with_a_fault_do_not(
         with closing(sqlite3.connect(running.data_dir / "ledger.sqlite3")) as ledger:
             said = ledger.execute("SELECT role, config FROM heartbeat").fetchall()
         digest = hashlib.sha256(config.read_bytes()).hexdigest()
-        return {role for role, _ in said} == set(ROLES) and {found for _, found in said} == {digest}
+        return {role for role, _ in said} == {*ROLES, "api"} and {found for _, found in said} == {digest}
 
     rule = '[[rules]]\nname = "no portable"\nwhen.station_name = "PORT*"\nanalyse = false\n'
     with config.open("a") as stream:
@@ -451,3 +466,37 @@ def test_readiness_names_the_role_that_is_down_and_comes_back(running: Gateway) 
     for pid in running.pids()["scheduler"]:
         psutil.Process(pid).resume()
     eventually(lambda: httpx.get(ready).status_code == 200, 30, "the scheduler back")
+
+
+def test_a_film_is_counted_at_every_stage_and_a_real_prometheus_sees_it(
+    running: Gateway, pacs: Orthanc, tmp_path: Path
+) -> None:
+    with Prometheus(running.port) as prometheus:
+
+        def counted() -> dict[str, float]:
+            found = {
+                item["metric"]["stage"]: float(item["value"][1])
+                for item in prometheus.query("hilum_stage_seconds_count")
+            }
+            found["bytes"] = prometheus.value("sum(hilum_received_bytes_total)")
+            found["stored"] = prometheus.value('sum(hilum_objects_received_total{status="0000"})')
+            found["associations"] = prometheus.value('sum(hilum_associations_total{result="accepted"})')
+            found["accepted"] = prometheus.value('hilum_deliveries_accepted_total{destination="PACS"}')
+            found["results"] = prometheus.value("sum(hilum_results_total)")
+            found["films"] = prometheus.value('sum(hilum_films_total{outcome=~"analysed|not_analysed"})')
+            return found
+
+        eventually(lambda: prometheus.value('up{job="hilum"}') == 1)
+        before = counted()
+        film = factories.chest_film("prometheus")
+        push(running, tmp_path, film)
+        running.wait_for_state(film.StudyInstanceUID, ("delivered", "confirmed"), _PATIENCE)
+        eventually(
+            lambda: all(now > before[name] for name, now in counted().items() if name != "confirm"),
+            20,
+            "every count has grown",
+        )
+        assert prometheus.value("time() - max(hilum_last_association_timestamp_seconds)") < _PATIENCE
+        assert prometheus.value("min(hilum_role_up)") == 1
+        assert len(prometheus.query("hilum_model_info")) == 1
+        assert prometheus.query('ALERTS{alertstate="firing", alertname=~"Hilum.*Down"}') == []

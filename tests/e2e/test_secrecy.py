@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import redis
 from lxml import etree
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, evt
@@ -86,8 +87,19 @@ _BROKEN = ("BitsStored", "DeviceUID", "PatientBirthDate", "StudyDate", "WindowCe
 
 
 class AtItsLowest(Gateway):
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self.answers: list[httpx.Response] = []
+        self.temporary = self.folder / "tmp"
+        self.temporary.mkdir()
+
+    def upload(self, *contents: bytes, study: str = "") -> int:
+        """Send one request with objects, and keep what is answered."""
+        self.answers.append(post(self.http_url, body(*contents), study=study))
+        return self.answers[-1].status_code
+
     def environment(self) -> dict[str, str]:
-        found = super().environment()
+        found = super().environment() | {"TMPDIR": str(self.temporary)}
         (self.folder / "sitecustomize.py").write_text(_AT_ITS_LOWEST)
         return found | {"PYTHONPATH": os.pathsep.join([str(self.folder), found["PYTHONPATH"]])}
 
@@ -167,7 +179,7 @@ def refuses(event: Any) -> Dataset:
 
 
 @contextmanager
-def lived_through(folder: Path) -> Iterator[Gateway]:
+def lived_through(folder: Path) -> Iterator[AtItsLowest]:
     """Give the gateway after all that can happen to a patient."""
     archive = AE("REFUSES")
     for sop_class in (Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage):
@@ -208,11 +220,15 @@ def lived_through(folder: Path) -> Iterator[Gateway]:
             gateway.send(factories.write(film("good", PatientComments="CANARY corrected"), folder)).returncode
             == 0
         )
-        assert post(gateway.http_url, body(damaged.read_bytes())).status_code in (200, 409)
+        assert gateway.upload(damaged.read_bytes()) in (200, 409)
+        for keyword in ("SOPInstanceUID", "StudyInstanceUID"):
+            refused = overwritten(factories.write(film(f"refused-{keyword}-web"), folder), keyword)
+            assert gateway.upload(refused.read_bytes()) == 409
         program = b"MZ".ljust(128) + factories.write(film("program"), folder).read_bytes()[128:]
-        assert post(gateway.http_url, body(program)).status_code == 200
-        assert post(gateway.http_url, body(CANARY.encode() * 100, paths[0].read_bytes())).status_code == 202
-        assert post(gateway.http_url, body(paths[0].read_bytes()), study=CANARY).status_code == 400
+        assert gateway.upload(program) == 200
+        assert gateway.upload(CANARY.encode() * 100, paths[0].read_bytes()) == 202
+        assert gateway.upload(paths[0].read_bytes(), study=CANARY) == 400
+        assert gateway.upload(paths[0].read_bytes(), study="1.2.3") == 409
         gateway.wait_for_state(held[0].StudyInstanceUID, "held", _PATIENCE)
         study = str(good.StudyInstanceUID)
         eventually(
@@ -258,11 +274,39 @@ def no_page_of_the_api_says_whose_films_it_has(lived: Gateway) -> None:
         assert canaries(httpx.get(lived.http_url + path, timeout=30).content) == [], path
 
 
+def no_answer_to_an_upload_repeats_what_it_holds(lived: AtItsLowest) -> None:
+    assert len(lived.answers) > 5
+    for answer in lived.answers:
+        said = repr(answer.headers).encode() + answer.content
+        assert canaries(said) == [], answer.text
+
+
 def redis_and_the_messages_in_it_name_nobody(lived: Gateway) -> None:
     files = [path for path in (lived.data_dir / "redis").rglob("*") if path.is_file()]
     written = b"".join(path.read_bytes() for path in files)
     assert b"hilum.report" in written, "the append-only file holds every message that there was"
     assert canaries(written) == []
+    socket = (lived.data_dir / "redis" / "socket").read_text()
+    with redis.Redis(unix_socket_path=socket) as broker:
+        keys = broker.keys()
+        assert keys
+        assert canaries(repr([(key, broker.type(key), _content(broker, key)) for key in keys]).encode()) == []
+
+
+def _content(broker: Any, key: bytes) -> Any:
+    read = {
+        b"hash": broker.hgetall,
+        b"list": lambda name: broker.lrange(name, 0, -1),
+        b"set": broker.smembers,
+        b"string": broker.get,
+        b"zset": lambda name: broker.zrange(name, 0, -1),
+    }
+    return read[broker.type(key)](key)
+
+
+def no_temporary_file_has_anything_of_a_patient(lived: AtItsLowest) -> None:
+    files = [path for path in lived.temporary.rglob("*") if path.is_file()]
+    assert [path for path in files if canaries(str(path).encode() + path.read_bytes())] == []
 
 
 def the_ledger_names_patients_in_one_table_only(lived: Gateway) -> None:
@@ -304,11 +348,12 @@ def the_audit_trail_is_whole_and_names_patients_by_id_alone(lived: Gateway) -> N
     assert lived.run("audit", "verify").returncode == 0
 
 
-def no_command_line_and_no_environment_names_anybody(lived: Gateway) -> None:
+def no_command_line_no_environment_and_no_core_names_anybody(lived: Gateway) -> None:
     processes = [psutil.Process(pid) for pids in lived.pids().values() for pid in pids]
     assert len(processes) > 8
     for process in processes:
         assert canaries(repr((process.cmdline(), process.environ())).encode()) == []
+        assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
 
 
 def files_are_their_owner_s_alone_whatever_the_umask(lived: Gateway) -> None:
@@ -334,11 +379,13 @@ def test_a_patient_of_canaries_is_found_nowhere_but_where_patients_may_be(tmp_pa
         for check in (
             no_process_says_whose_films_it_has,
             no_page_of_the_api_says_whose_films_it_has,
+            no_answer_to_an_upload_repeats_what_it_holds,
             redis_and_the_messages_in_it_name_nobody,
             the_ledger_names_patients_in_one_table_only,
+            no_temporary_file_has_anything_of_a_patient,
             files_name_nobody_and_only_what_is_meant_to_holds_a_patient,
             the_audit_trail_is_whole_and_names_patients_by_id_alone,
-            no_command_line_and_no_environment_names_anybody,
+            no_command_line_no_environment_and_no_core_names_anybody,
             files_are_their_owner_s_alone_whatever_the_umask,
             no_file_that_is_kept_or_made_has_anything_in_its_preamble,
         ):

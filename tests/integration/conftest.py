@@ -34,7 +34,10 @@ def three_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(tmp_path: Path, three_studies: Path) -> Iterator[Callable[..., Any]]:
-    """Make clients of an API whose ledger, `client.ledger`, holds three studies; keywords are settings."""
+    """Make clients of an API with three studies: its ledger is `client.ledger`, its folder `client.data_dir`.
+
+    Keywords are settings.
+    """
     folder = tmp_path / "data"
     shutil.copytree(three_studies, folder)
     ledger = Ledger(load(data_dir=folder).sqlalchemy_url)
@@ -42,7 +45,7 @@ def client(tmp_path: Path, three_studies: Path) -> Iterator[Callable[..., Any]]:
     def make(base_url: str = "http://127.0.0.1", rates: Any = None, **settings: object) -> Any:
         app = create_app(load(data_dir=folder, min_free_bytes=0, **settings), ledger, rates=rates)
         made = TestClient(app, base_url=base_url)
-        made.ledger = ledger
+        made.ledger, made.data_dir = ledger, folder
         return made
 
     yield make

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
+from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 from service.api.access import SESSION_SECONDS
@@ -15,7 +16,7 @@ from service.api.rates import Rates
 from service.api.roles import MAY, Act
 from service.core.ledger import now
 from service.core.tables import Event, SignIn
-from tests import factories
+from tests import audit_trail, factories
 from tests.tokens import HASHES, SECRETS, bearer, csrf, entries, sign_in
 
 Clients = Callable[..., Any]
@@ -342,6 +343,27 @@ def test_wrong_sign_ins_count_as_guesses(client: Clients) -> None:
     for _ in range(3):
         assert ask(api, "POST", "/login", data={"token": "x"}).status_code == 401
     assert ask(api, "POST", "/login", data={"token": SECRETS["viewer"]}).status_code == 429
+
+
+def test_a_machine_of_ipv6_is_counted_by_its_network_and_audited_by_its_address(client: Clients) -> None:
+    api = client(api_tokens=entries(), rates=Rates(failures=3))
+    wrong, addresses = {"Authorization": "Bearer x"}, [f"2001:db8::{number}" for number in range(1, 5)]
+    answers = [
+        ask(
+            TestClient(api.app, base_url="http://127.0.0.1", client=(address, 1)),
+            "GET",
+            "/api/studies",
+            headers=wrong,
+        )
+        for address in addresses
+    ]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
+    neighbour = TestClient(api.app, base_url="http://127.0.0.1", client=("2001:db8:0:1::1", 1))
+    assert ask(neighbour, "GET", "/api/studies", headers=bearer("viewer")).status_code == 200
+    told = audit_trail.of(api.data_dir, "110114")
+    users = [item.xpath("ActiveParticipant[@UserIsRequestor='true']")[0] for item in told]
+    assert [user.get("NetworkAccessPointID") for user in users] == [*addresses[:3], "2001:db8:0:1::1"]
+    assert {user.get("NetworkAccessPointTypeCode") for user in users} == {"2"}
 
 
 def test_who_was_in_before_is_not_locked_out_by_a_neighbour_who_guesses(client: Clients) -> None:

@@ -88,6 +88,43 @@ def test_what_is_not_taken_is_told_as_a_failure(tmp_path: Path) -> None:
         assert failure.findtext("EventIdentification/EventOutcomeDescription") == "mismatch"
 
 
+@pytest.mark.parametrize("door", ["DIMSE", "STOW-RS"])
+def test_what_is_refused_before_it_says_whose_it_is_raises_an_alert_once_a_minute(
+    tmp_path: Path, door: str
+) -> None:
+    whole = factories.write(film(), tmp_path / "sent").read_bytes()
+    uid = str(film().StudyInstanceUID).encode()
+    damaged = whole.replace(uid, (b"../" * 30)[: len(uid)])
+    path = tmp_path / "damaged.dcm"
+    path.write_bytes(damaged)
+    if door == "DIMSE":
+        with site(tmp_path) as running:
+            for _ in range(2):
+                assert push(running, path) != 0
+            data_dir = running.settings.data_dir
+    else:
+        with web(tmp_path) as running_web:
+            for _ in range(2):
+                assert running_web.post(body(damaged, b"no DICOM")).status_code == 409
+            data_dir = running_web.settings.data_dir
+    sender = "ROUTER" if door == "DIMSE" else "STOW-RS"
+    alerts = audit_trail.of(data_dir, "110113")
+    assert {audit_trail.event(item) for item in alerts} == {("110113", "unreadable-object", "4")}
+    assert {audit_trail.objects(item, "110182")[0] for item in alerts} == {"127.0.0.1"}
+    said = {audit_trail.alert(item) for item in alerts}
+    codes = {"invalid-uid"} if door == "DIMSE" else {"invalid-uid", "unreadable"}
+    assert said == {f"an object from {sender} was refused unread: {code}" for code in codes}
+    assert len(alerts) == len(said)
+    assert audit_trail.of(data_dir, "110104") == []
+
+
+def test_a_full_disk_raises_no_alert(tmp_path: Path) -> None:
+    path = factories.write(film(), tmp_path / "sent")
+    with site(tmp_path, min_free_bytes=2**62) as running:
+        assert push(running, path) != 0
+        assert audit_trail.of(running.settings.data_dir, "110113") == []
+
+
 def test_a_killed_peer_leaves_what_it_had_sent(tmp_path: Path) -> None:
     path = factories.write(film(), tmp_path / "sent")
     with site(tmp_path) as running:

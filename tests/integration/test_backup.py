@@ -13,7 +13,8 @@ import pytest
 from alembic import command
 from sqlalchemy import select, text
 
-from service.core import backup, repair
+from service.commands.roles import serve_api
+from service.core import backup, heartbeat, repair
 from service.core.backup import after_restore, back_up, restore
 from service.core.errors import ConfigurationError
 from service.core.heartbeat import beat
@@ -31,7 +32,7 @@ from service.core.repair import Repair, differences
 from service.core.retention import Retention
 from service.core.states import StudyState
 from service.core.tables import Event, Heartbeat, Study
-from tests import factories
+from tests import audit_trail, factories
 from tests.pipeline import film, hurry, instances, opened_at, receive, reports, says, send_all, study, work
 from tests.servers import ROOT, Orthanc, eventually
 from worker.context import Context
@@ -87,7 +88,7 @@ def test_a_ledger_that_was_saved_is_put_back_as_it_was(context: Context, tmp_pat
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.glob("ledger.backup*")] == [file.name]
     receive(context, small(2))
-    restore(context.settings, file)
+    restore(context.settings, file, "admin")
     assert (studies(context), context.ledger.installation()) == (saved, identity)
     assert check_migrated(context.settings.sqlalchemy_url)
     mend(context)
@@ -122,7 +123,7 @@ def test_a_backup_is_one_moment_of_a_ledger_that_is_written_meanwhile(
         stopped.set()
         thread.join()
     for number in range(5):
-        restore(context.settings, tmp_path / f"backup{number}")
+        restore(context.settings, tmp_path / f"backup{number}", "admin")
         with context.ledger.read() as session:
             builds = session.scalars(select(Study.build)).one()
             told = len(session.scalars(select(Event.id).where(Event.kind == "retried")).all())
@@ -139,9 +140,9 @@ def test_what_cannot_be_restored_leaves_the_ledger_as_it_is(context: Context, tm
     with pytest.raises(ConfigurationError, match="is there already"):
         back_up(context.settings, good)
     with pytest.raises(ConfigurationError, match="is no ledger that `hilum backup` made"):
-        restore(context.settings, junk)
+        restore(context.settings, junk, "admin")
     with pytest.raises(ConfigurationError, match="does not exist"):
-        restore(context.settings, tmp_path / "nothing")
+        restore(context.settings, tmp_path / "nothing", "admin")
     with context.ledger.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     newer = tmp_path / "newer"
@@ -149,7 +150,7 @@ def test_what_cannot_be_restored_leaves_the_ledger_as_it_is(context: Context, tm
     with context.ledger.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0005'"))
     with pytest.raises(ConfigurationError, match="made by a newer version"):
-        restore(context.settings, newer)
+        restore(context.settings, newer, "admin")
     assert studies(context) == saved
 
 
@@ -171,14 +172,43 @@ def test_a_restore_is_refused_while_a_role_runs_and_not_just_after_it_ended(
     try:
         eventually(lambda: newest_heartbeat(context), 10, "a heartbeat")
         with pytest.raises(ConfigurationError, match="stop every role first"):
-            restore(context.settings, file)
+            restore(context.settings, file, "admin")
     finally:
         stopped.set()
         thread.join()
     beat(context.ledger, "decode")
-    restore(context.settings, file)
+    restore(context.settings, file, "admin")
     with context.ledger.read() as session:
         assert not session.scalars(select(Heartbeat)).all()
+
+
+def test_a_restore_is_refused_while_the_api_alone_runs(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(context.settings, tmp_path / "file")
+    said: list[str] = []
+
+    def served(*_: object) -> None:
+        eventually(lambda: newest_heartbeat(context), 10, "a heartbeat")
+        with pytest.raises(ConfigurationError, match="stop every role first") as refusal:
+            restore(context.settings, tmp_path / "file", "admin")
+        said.append(str(refusal.value))
+
+    monkeypatch.setattr("service.api.server.serve", served)
+    monkeypatch.setattr("service.core.logs.configure", lambda role: None)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.1)
+    serve_api(context.settings)
+    assert said
+
+
+def test_a_restore_is_told_in_the_audit_trail_with_who_asked_for_it(context: Context, tmp_path: Path) -> None:
+    back_up(context.settings, tmp_path / "file")
+    restore(context.settings, tmp_path / "file", "admin")
+    (alert,) = audit_trail.of(context.settings.data_dir, "110113")
+    assert audit_trail.event(alert) == ("110113", "110132", "0")
+    assert audit_trail.alert(alert) == "the ledger was replaced by an earlier one"
+    (requestor,) = alert.xpath("ActiveParticipant[@UserIsRequestor='true']")
+    assert requestor.get("UserID") == "admin"
 
 
 def newest_heartbeat(context: Context) -> list[Heartbeat]:
@@ -199,7 +229,9 @@ def test_an_older_ledger_is_brought_to_this_version_when_it_is_restored(
     engine.dispose()
     back_up(context.settings, tmp_path / "old")
     migrate(context.settings.sqlalchemy_url)
-    assert restore(context.settings, tmp_path / "old") == check_migrated(context.settings.sqlalchemy_url)
+    assert restore(context.settings, tmp_path / "old", "admin") == check_migrated(
+        context.settings.sqlalchemy_url
+    )
     assert studies(context) == saved
 
 
@@ -211,10 +243,12 @@ def test_what_was_erased_after_the_backup_is_erased_again_by_the_restore(
     file = tmp_path / "file"
     back_up(context.settings, file)
     gone = study(context).study_instance_uid
-    purge(context.ledger, context.spool, gone, "admin", "ticket 12")
-    restore(context.settings, file)
+    purge(context.ledger, context.spool, context.audit, gone, "admin", "ticket 12")
+    restore(context.settings, file, "admin")
     assert len(studies(context)) == 1
     assert gone not in studies(context)
+    erased, again = audit_trail.of(context.settings.data_dir, "110105")
+    assert audit_trail.objects(erased, "110180") == audit_trail.objects(again, "110180") == [gone]
     receive(context, small(2))
     mend(context)
     assert gone not in studies(context)
@@ -234,8 +268,8 @@ def test_what_retention_removed_after_the_backup_is_not_missed(context: Context,
                 event.at = now() - timedelta(days=40)
     back_up(context.settings, tmp_path / "file")
     assert Retention(context.ledger, context.spool, context.settings).round(threading.Event()).files == 2
-    restore(context.settings, tmp_path / "file")
-    after_restore(context.settings)
+    restore(context.settings, tmp_path / "file", "admin")
+    after_restore(context.settings, "admin")
     mend(context)
     with context.ledger.read() as session:
         found = session.scalars(select(Study)).all()
@@ -259,7 +293,7 @@ def test_a_restored_ledger_finds_what_came_since_and_makes_no_second_report_of_i
         there = {pacs.download(item) for uid in studies(context) for item in pacs.instances(uid)}
         assert len(there) == len(made) == 4
 
-        restore(context.settings, tmp_path / "file")
+        restore(context.settings, tmp_path / "file", "admin")
         assert len(instances(context)) == 1
         mend(context)
         assert len(instances(context)) == 2
@@ -290,7 +324,7 @@ def test_the_password_of_the_database_is_on_no_command_line(
 
     monkeypatch.setattr(backup, "_run", spy)
     back_up(context.settings, tmp_path / "file")
-    restore(context.settings, tmp_path / "file")
+    restore(context.settings, tmp_path / "file", "admin")
     assert {password for _, password in seen} == {"secret-word", None}
     assert "secret-word" not in str([arguments for arguments, _ in seen])
     url = context.settings.sqlalchemy_url.replace("+psycopg", "")
@@ -312,10 +346,10 @@ def test_postgresql_s_own_programs_save_and_put_back_as_the_runbook_says(
     assert f"pg_dump -U hilum {' '.join(save)}" in runbook
     assert f"pg_restore -U hilum {' '.join(put_back)}" in runbook
     backup._run("pg_dump", *save, f"--file={file}", connection)
-    purge(context.ledger, context.spool, gone, "admin", "ticket 12")
+    purge(context.ledger, context.spool, context.audit, gone, "admin", "ticket 12")
     receive(context, small(2))
     backup._run("pg_restore", *put_back, connection, str(file))
     assert studies(context) == {gone}
-    after_restore(context.settings)
+    after_restore(context.settings, "admin")
     mend(context)
     assert studies(context) == {small(2).StudyInstanceUID}

@@ -27,7 +27,7 @@ from service.core.repair import Repair
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Base, Event, Outbox, Report, Study, Subject, Tombstone, TombstoneInstance
 from service.core.tombstones import Erasure, ErasureFile
-from tests import factories
+from tests import audit_trail, factories
 from tests.integration.test_commands import hilum
 from tests.pipeline import film, instances, opened_at, receive, says, study, work
 from worker.context import Context
@@ -62,7 +62,9 @@ def uid(context: Context) -> str:
 
 
 def erase(context: Context, study_instance_uid: str | None = None) -> None:
-    purge(context.ledger, context.spool, study_instance_uid or uid(context), "admin", "ticket 12")
+    purge(
+        context.ledger, context.spool, context.audit, study_instance_uid or uid(context), "admin", "ticket 12"
+    )
 
 
 def files(context: Context) -> list[Path]:
@@ -129,8 +131,21 @@ def test_an_erased_study_that_is_sent_again_is_answered_and_not_taken_in_until_t
         assert session.scalars(select(Tombstone.ignored)).one() == 3
     assert lift(context.ledger, context.spool, one.StudyInstanceUID, "admin", "")
     assert arrive(context, one) is Outcome.STORED
-    assert finish_erasures(context.ledger, context.spool) == 0
+    assert finish_erasures(context.ledger, context.spool, context.audit) == 0
     assert rows(context)["instance"] == 1
+
+
+def test_an_erasure_is_told_in_the_audit_trail_with_who_asked_for_it(context: Context) -> None:
+    one, other = small(1, study="s"), small(2, study="s")
+    receive(context, one, other)
+    erase(context)
+    (message,) = audit_trail.of(context.settings.data_dir, "110105")
+    assert audit_trail.event(message) == ("110105", "", "0")
+    assert audit_trail.objects(message, "110180") == [one.StudyInstanceUID]
+    assert audit_trail.objects(message, "2") == ["CANARY-4711^^^HILUM-TEST"]
+    assert audit_trail.instances(message) == {one.SOPClassUID: 2}
+    (requestor,) = message.xpath("ActiveParticipant[@UserIsRequestor='true']")
+    assert requestor.get("UserID") == "admin"
 
 
 def test_an_erased_study_leaves_the_others_alone(context: Context) -> None:
@@ -142,7 +157,9 @@ def test_an_erased_study_leaves_the_others_alone(context: Context) -> None:
 
 
 @both
-@pytest.mark.parametrize("place", ["purge.written", "purge.marked", "purge.files_removed", "first file"])
+@pytest.mark.parametrize(
+    "place", ["purge.written", "purge.marked", "purge.files_removed", "purge.told", "first file"]
+)
 def test_a_kill_in_the_middle_of_an_erasure_is_gone_on_from_at_the_next_start(
     context: Context, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -168,9 +185,12 @@ def test_a_kill_in_the_middle_of_an_erasure_is_gone_on_from_at_the_next_start(
     if place != "purge.written":
         assert arrive(context, one) is Outcome.ERASED
     mend(context)
-    finish_erasures(context.ledger, context.spool)
+    finish_erasures(context.ledger, context.spool, context.audit)
     assert (rows(context), files(context)) == ({}, [])
     assert arrive(context, one) is Outcome.ERASED
+    told = audit_trail.of(context.settings.data_dir, "110105")
+    assert len(told) == (2 if place == "purge.told" else 1)
+    assert [audit_trail.objects(item, "2") for item in told] == [["CANARY-4711^^^HILUM-TEST"]] * len(told)
 
 
 def test_what_a_crash_left_of_an_erased_study_is_not_adopted(context: Context) -> None:
@@ -246,9 +266,9 @@ def test_a_ledger_that_forgot_an_erasure_does_it_again(context: Context) -> None
     receive(context, one)
     file = ErasureFile(context.spool)
     file.append(Erasure(one.StudyInstanceUID, [one.SOPInstanceUID], now().isoformat(), "admin", "ticket"))
-    assert finish_erasures(context.ledger, context.spool) == 1
+    assert finish_erasures(context.ledger, context.spool, context.audit) == 1
     assert (rows(context), files(context)) == ({}, [])
-    assert finish_erasures(context.ledger, context.spool) == 0
+    assert finish_erasures(context.ledger, context.spool, context.audit) == 0
 
 
 def test_a_torn_line_in_the_file_of_erasures_hides_no_other(context: Context) -> None:
@@ -348,7 +368,7 @@ def test_a_command_that_is_killed_is_gone_on_with(
         session.execute(update(Study).values(received_at=now().replace(year=2020), state=StudyState.REPORTED))
         session.execute(update(Event).values(at=now().replace(year=2020)))
     assert hilum(tmp_path, "purge", *command, **given).returncode == 137
-    finish_erasures(context.ledger, context.spool)
+    finish_erasures(context.ledger, context.spool, context.audit)
     if arguments == "expired":
         assert hilum(tmp_path, "purge", *command, **{**given, "failpoint": ""}).returncode == 0
         with context.ledger.read() as session:

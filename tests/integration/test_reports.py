@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from pydicom.uid import (
 )
 from sqlalchemy import delete, func, select, update
 
+from model.hanging import HANGINGS
+from model.prediction import Prediction
+from service.api.status import study as api_study
 from service.core.checks import examine
 from service.core.completion import conclude_due_studies
 from service.core.ledger import migrate, now
@@ -26,9 +30,10 @@ from service.core.states import DeliveryState, InstanceState, RevisionState, Stu
 from service.core.tables import Event, Instance, Outbox, Refusal, Report, Revision, Study
 from tests import factories
 from tests.pipeline import film, hurry, receive, reports, says, send_all, study, work
+from tests.reading import assert_says_what_the_api_says
 from tests.servers import StoreScp
 from worker.context import Context
-from worker.tasks import decode, report
+from worker.tasks import decode, infer, report
 
 _AWAY = "dicom://PACS@127.0.0.1:9"
 _ADULT = {"PatientAge": "064Y"}
@@ -518,6 +523,7 @@ def test_a_revision_in_the_other_form_replaces_what_was_sent_in_that_form(
 # --- what else is made
 
 
+_FOCUS = np.pad(np.ones((4, 4), np.float32), 4)
 _ALL = ["sr", "heatmap", "text", "gsps", "pdf"]
 
 
@@ -579,6 +585,32 @@ def test_a_pdf_reader_is_told_by_pdf_that_a_result_is_taken_back(context: Contex
     assert outbox(context) == {("pdf", 1): "withdrawn", ("pdf", 2): "pending"}
     first, second = read(context, "pdf", 1), read(context, "pdf", 2)
     assert second.SeriesInstanceUID == first.SeriesInstanceUID
+
+
+def test_a_reader_of_the_objects_finds_what_the_api_says(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_to(context, {"objects": _ALL, "heatmap": "positive"}, {"name": "B", "sr": "comprehensive"})
+    answers = [("present", 0.91234, "viral"), ("indeterminate", 0.4712, None), ("absent", 0.49996, None)]
+    for seed, (finding, probability, pattern) in enumerate(answers):
+        turned = (HANGINGS[seed].flag,)
+        said = Prediction(probability, finding, None, _FOCUS, pattern, turned, 0.1)
+        predictor = SimpleNamespace(predict=lambda films, said=said: [said] * len(films))
+        monkeypatch.setattr(infer, "_predictor", lambda _, predictor=predictor: predictor)
+        receive(context, film(seed, BurnedInAnnotation="YES"))
+        work(context)
+        uid = study(context).study_instance_uid
+        with context.ledger.read() as session:
+            told = api_study(session, uid)
+        assert told is not None
+        answer = told.model_dump(mode="json")
+        assert (answer["result"]["finding"], answer["result"]["pattern"]) == (finding, pattern)
+        assert len(answer["result"]["flags"]) == 2
+        made_of_it = [item for item in reports(context) if item.study_id == study(context).id]
+        assert {item.kind for item in made_of_it} >= {"sr", "comprehensive-sr", "text"}
+        assert_says_what_the_api_says(
+            answer, [context.spool.absolute(item.path).read_bytes() for item in made_of_it]
+        )
 
 
 # --- rejection notes

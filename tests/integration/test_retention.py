@@ -27,8 +27,9 @@ from service.core.settlement import settle
 from service.core.states import DELIVERED_STATES, DeliveryState, InstanceState, StudyState
 from service.core.tables import Analysis, Confirmation, Event, Instance, Outbox, Report, Study, Subject
 from service.core.tombstones import Erasure, ErasureFile
+from service.scheduler.notices import Notices
 from service.scheduler.scheduler import Scheduler
-from tests import factories
+from tests import audit_trail, factories
 from tests.pipeline import film, instances, opened_at, receive, reports, says, study, work
 from worker.context import Context
 from worker.tasks import decode, report
@@ -586,6 +587,20 @@ def test_a_report_that_is_being_built_when_its_study_is_given_up_leaves_nothing(
     assert study(context).state == StudyState.FAILED
 
 
+def test_what_retention_removes_is_told_in_the_audit_trail_under_the_patient_s_own_id(
+    context: Context,
+) -> None:
+    one = done(context)
+    older(context, 31)
+    assert removed(context)
+    (message,) = audit_trail.of(context.settings.data_dir, "110105")
+    assert audit_trail.objects(message, "110180") == [one.StudyInstanceUID]
+    assert audit_trail.objects(message, "2") == [_ID]
+    assert audit_trail.instances(message) == {one.SOPClassUID: 1}
+    (process,) = message.xpath("ActiveParticipant")
+    assert (process.get("UserIsRequestor"), process.get("UserName")) == ("true", "hilum retention")
+
+
 def test_the_scheduler_removes_files_and_finishes_erasures_beside_its_ticks(context: Context) -> None:
     done(context, 1)
     older(context, 31)
@@ -598,6 +613,8 @@ def test_the_scheduler_removes_files_and_finishes_erasures_beside_its_ticks(cont
         "redis://127.0.0.1:9/0",
         Repair(context.ledger, context.spool, intake(context)),
         keeping(context),
+        context.audit,
+        Notices(context.ledger, context.settings),
         Live(context.settings),
     )
     scheduler.tick()

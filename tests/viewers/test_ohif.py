@@ -107,6 +107,23 @@ def seen_without_fault(study: Study) -> None:
     assert not is_black(study.pixels())
 
 
+def outlines_the_focus(study: Study) -> None:
+    """There are two outlines: that of the film, and that of the focus of `reports.activation`."""
+    whole, region = sorted(study.outlines(), key=lambda line: -np.ptp(line, axis=0).prod())
+    # As fractions of the film's width and height.
+    middle = (region.mean(axis=0) - whole.min(axis=0)) / np.ptp(whole, axis=0)
+    assert middle == pytest.approx((0.3, 0.6), abs=0.05)
+    assert (np.ptp(region, axis=0) < 0.5 * np.ptp(whole, axis=0)).all()
+
+
+def shows_in_colour(study: Study, name: str) -> None:
+    """The heat map opens and is in colour."""
+    study.show(_HEATMAP)
+    study.until(lambda: coloured(study.pixels()) > 0.02, "the heat map in colour")
+    study.save(name)
+    seen_without_fault(study)
+
+
 def test_a_positive_says_so_over_the_film_and_outlines_the_region(opened: Open, tmp_path: Path) -> None:
     images = [film(tmp_path, reports.POSITIVE, "positive")]
     heatmap = build_heatmap(images[0], context(images, "heatmap"))
@@ -118,16 +135,8 @@ def test_a_positive_says_so_over_the_film_and_outlines_the_region(opened: Open, 
     study.save("positive-sr")
     assert "Certainty of Finding: 87.34 %" in study.labels()
     seen_without_fault(study)
-    whole, region = sorted(study.outlines(), key=lambda line: -np.ptp(line, axis=0).prod())
-    # The focus of `reports.activation`, as fractions of the film's width and height.
-    middle = (region.mean(axis=0) - whole.min(axis=0)) / np.ptp(whole, axis=0)
-    assert middle == pytest.approx((0.3, 0.6), abs=0.05)
-    assert (np.ptp(region, axis=0) < 0.5 * np.ptp(whole, axis=0)).all()
-
-    study.show(_HEATMAP)
-    study.until(lambda: coloured(study.pixels()) > 0.02, "the heat map in colour")
-    study.save("positive-heatmap")
-    seen_without_fault(study)
+    outlines_the_focus(study)
+    shows_in_colour(study, "positive-heatmap")
 
 
 def test_a_negative_says_so_over_the_film_and_outlines_nothing(opened: Open, tmp_path: Path) -> None:
@@ -168,22 +177,29 @@ def test_of_two_films_the_most_suspicious_is_shown_with_its_own_result(
     """Every film is a display set of its own, and OHIF shows that of the first measurement group only."""
     name = "-".join(str(result.finding) for result in results)
     images = [film(tmp_path, result, name, number) for number, result in enumerate(results, start=1)]
-    positive = images[results.index(reports.POSITIVE)]
-    study = opened(images, structured_report(images))
+    number = results.index(reports.POSITIVE) + 1
+    positive = images[number - 1]
+    heatmap = build_heatmap(positive, context(images, "heatmap"))
+    study = opened(images, structured_report(images), heatmap)
     study.show_result(_SR, "AI: pneumonia")
     study.save(f"two-films-{name}")
     seen_without_fault(study)
     assert study.shown() == positive.source.SOPInstanceUID
     assert "AI: pneumonia PRESENT" in study.labels()
     assert "AI: pneumonia ABSENT" not in study.labels()
+    assert f"Image {number} of 2; 2 of 2 images analysed." in study.labels()
+    outlines_the_focus(study)
+    shows_in_colour(study, f"two-films-{name}-heatmap")
 
 
 def test_of_two_revisions_the_last_is_shown(opened: Open, tmp_path: Path) -> None:
     before = [film(tmp_path, reports.NEGATIVE, "revised")]
-    after = [replace(before[0], result=reports.POSITIVE)]
+    limits = tuple(f"limit number {number}" for number in range(1, 6))
+    after = [replace(before[0], result=replace(reports.POSITIVE, flags=limits))]
     study = opened(after, structured_report(before), structured_report(after, revision=2))
     study.show_result(_SR, "Revision 2, replaces revision 1")
     study.save("revision-2")
+    assert all(limit in study.labels() for limit in limits)  # OHIF writes five lines and drops the others
     assert "AI: pneumonia PRESENT" in study.labels()
     assert "AI: pneumonia ABSENT" not in study.labels()
     seen_without_fault(study)

@@ -6,12 +6,22 @@ import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.completion import request_analysis
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
 from service.core.failpoints import failpoint
 from service.core.header import read_header
-from service.core.leases import DECODE, Lease, claim_in_turn, held, leased, release_failed, renewed
+from service.core.leases import (
+    DECODE,
+    Lease,
+    claim_in_turn,
+    held,
+    leased,
+    named_in_logs,
+    release_failed,
+    renewed,
+)
 from service.core.ledger import record_event
 from service.core.rules import Decision, decide
 from service.core.settings import Settings
@@ -52,13 +62,14 @@ def run(context: Context) -> None:
     failpoint("decode.claimed")
     with renewed(context.ledger, leases):
         for lease in leases:
-            try:
-                _decode_one(context, lease, model_id)
-            except LeaseLost as fault:
-                _log.warning("decode.lease_lost", reason=str(fault))
-            except Exception as fault:
-                _log.exception("decode.failed", instance=lease.row_id)
-                release_failed(context.ledger, lease, fault)
+            with named_in_logs(context.ledger, lease):
+                try:
+                    _decode_one(context, lease, model_id)
+                except LeaseLost as fault:
+                    _log.warning("decode.lease_lost", reason=str(fault))
+                except Exception as fault:
+                    _log.exception("decode.failed")
+                    release_failed(context.ledger, lease, fault)
 
 
 def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
@@ -99,6 +110,10 @@ def _record(
     prepared: Prepared,
     film_path: str | None,
 ) -> None:
+    tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
+    if prepared.film is None:
+        why = tally.reason_class(prepared.reason)
+        tally.add(tally.FILMS, InstanceState.NOT_ANALYSED, why, session=session)
     instance.film_path, instance.flags, instance.last_error = film_path, list(prepared.flags), None
     instance.state = InstanceState.DECODED if prepared.film else InstanceState.NOT_ANALYSED
     instance.reason = prepared.reason

@@ -16,7 +16,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.core import circuits, confirmation
+from service.core import circuits, confirmation, tally
 from service.core.audit import Transfer
 from service.core.audit_message import Action
 from service.core.destination import Destination
@@ -28,6 +28,7 @@ from service.core.leases import (
     backoff_seconds,
     held,
     leased,
+    named_in_logs,
     release,
     release_failed,
     renewed,
@@ -37,7 +38,7 @@ from service.core.settlement import settle, withdraw
 from service.core.states import REPORTABLE_INSTANCES, DeliveryState, Kind, StudyState
 from service.core.tables import Event, Instance, Outbox, Report, Revision, Study, Subject
 from worker.context import Context
-from worker.peer import IDENTIFIERS, Answer, Peer, Sendable, Sent, answer_to, reason_for
+from worker.peer import IDENTIFIERS, Answer, Peer, Sendable, Sent, answer_to, reason_class, reason_for
 from worker.tasks import confirm as proof
 from worker.tasks.connect import connect
 from worker.tasks.fallback import fall_back
@@ -92,7 +93,7 @@ def _send_to(context: Context, name: str, leases: list[Lease]) -> None:
         except DeliveryError as error:
             fault = error
             for lease in batch.waiting:
-                with suppress(LeaseLost):
+                with suppress(LeaseLost), named_in_logs(context.ledger, lease):
                     _settle_one(batch, lease, Sent(None, error, tried=False))
         except Exception as error:
             _log.exception("deliver.failed", destination=name)
@@ -139,16 +140,17 @@ def _send_over_one_association(batch: _Batch) -> DeliveryError | None:
         batch.proves = peer.proves if confirm is None else confirm != "none"
         for item in items:
             lease = batch.waiting[0]
-            try:
-                if not _correct(batch, peer, lease):
-                    sent = peer.store(item)
-                    failpoint("deliver.answered")
-                    _tell(transfer, item, sent)
-                    answered = answered or sent.status is not None
-                    fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
-                    _settle_one(batch, lease, sent)
-            except LeaseLost as lost:
-                _log.warning("deliver.lease_lost", reason=str(lost))
+            with named_in_logs(batch.context.ledger, lease):
+                try:
+                    if not _correct(batch, peer, lease):
+                        sent = peer.store(item)
+                        failpoint("deliver.answered")
+                        _tell(transfer, item, sent)
+                        answered = answered or sent.status is not None
+                        fault = sent.fault if sent.fault is not None and sent.fault.retry_helps else None
+                        _settle_one(batch, lease, sent)
+                except LeaseLost as lost:
+                    _log.warning("deliver.lease_lost", reason=str(lost))
             batch.waiting.pop(0)
     # Who answered for one object is not away, whatever another one did to the association.
     return None if answered else fault
@@ -322,6 +324,7 @@ def _is_foreign(batch: _Batch, lease: Lease, header: Dataset) -> bool:
 def _park_for_identity(session: Session, study: Study, row: Outbox, why: str) -> None:
     row.state = DeliveryState.PARKED
     row.last_error = f"identity: {why}"
+    tally.add(tally.DELIVERY_FAILURES, row.destination, "identity", session=session)
     record_event(session, study, "parked", f"{row.report.kind} for {row.destination}: {row.last_error}")
     settle(session, study)
 
@@ -379,6 +382,10 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
     if sent.status is not None and answer_to(sent.status) is Answer.AGAIN_A_FEW_TIMES:
         failures += 1
     verdict, error = _verdict(sent, failures)
+    if sent.tried and verdict is not Answer.ACCEPTED:
+        with context.ledger.read() as session:
+            name = leased(session, lease).destination
+        tally.add(tally.DELIVERY_FAILURES, name, reason_class(sent))
     if verdict is Answer.AGAIN:
         _log.warning("deliver.again", outbox=lease.row_id, reason=error, attempts=lease.attempts)
         answer = {} if sent.status is None else {"last_status": sent.status, "failures": failures}
@@ -394,6 +401,8 @@ def _finish(context: Context, lease: Lease, sent: Sent, *, proves: bool = False)
             row.last_status, row.last_error = sent.status, error or None
             if verdict is Answer.ACCEPTED:
                 row.state, row.delivered_at = DeliveryState.DELIVERED, now()
+                tally.add(tally.DELIVERIES, row.destination, session=session)
+                tally.since(tally.STAGE_SECONDS, report.created_at, "deliver", session=session)
                 record_event(session, study, "sent", f"{report.kind} to {row.destination}")
                 if proves:
                     confirmation.expect(session, row)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from model.predict import Predictor
 from model.prediction import Prediction
 from model.weights import default_weights
+from service.core import tally
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.leases import (
@@ -23,6 +24,7 @@ from service.core.leases import (
     claim_in_turn,
     held,
     leased,
+    named_in_logs,
     ready,
     release_failed,
     renewed,
@@ -59,13 +61,14 @@ def run(context: Context) -> None:
                 release_failed(context.ledger, lease, fault)
             return
         for (lease, _), prediction in zip(films, predictions, strict=True):
-            try:
-                _record(context, lease, prediction)
-            except LeaseLost as fault:
-                _log.warning("infer.lease_lost", reason=str(fault))
-            except Exception as fault:
-                _log.exception("infer.not_recorded", analysis=lease.row_id)
-                release_failed(context.ledger, lease, fault)
+            with named_in_logs(context.ledger, lease):
+                try:
+                    _record(context, lease, prediction)
+                except LeaseLost as fault:
+                    _log.warning("infer.lease_lost", reason=str(fault))
+                except Exception as fault:
+                    _log.exception("infer.not_recorded")
+                    release_failed(context.ledger, lease, fault)
 
 
 def _claim(context: Context) -> list[Lease]:
@@ -124,7 +127,8 @@ def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArr
         except LeaseLost as fault:
             _log.warning("infer.lease_lost", reason=str(fault))
         except Exception as fault:
-            _log.exception("infer.film_not_read", analysis=lease.row_id)
+            with named_in_logs(context.ledger, lease):
+                _log.exception("infer.film_not_read")
             release_failed(context.ledger, lease, fault)
     return films
 
@@ -149,6 +153,7 @@ def _write_result(
     threshold: float,
     path: str | None,
 ) -> None:
+    tally.since(tally.STAGE_SECONDS, analysis.ready_at, "infer", session=session)
     analysis.state = AnalysisState.DONE
     analysis.finding = Finding(prediction.finding)
     analysis.probability = prediction.probability
@@ -165,4 +170,6 @@ def _write_result(
         instance.state, instance.reason = InstanceState.NOT_ANALYSED, prediction.reason
     else:
         instance.state = InstanceState.ANALYSED
+    why = tally.reason_class(instance.reason)
+    tally.add(tally.FILMS, instance.state, why, session=session)
     record_event(session, study, "analysed", analysis.finding)

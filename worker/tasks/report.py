@@ -11,11 +11,22 @@ import structlog
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
+from service.core import tally
 from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
-from service.core.leases import REPORT, Lease, claim, held, leased, release, release_failed, renewed
+from service.core.leases import (
+    REPORT,
+    Lease,
+    claim,
+    held,
+    leased,
+    named_in_logs,
+    release,
+    release_failed,
+    renewed,
+)
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
 from service.core.results import Finding, ModelIdentity, Result, conclude
@@ -72,7 +83,7 @@ def run(context: Context) -> None:
     """Lease the revisions that wait, and build their objects."""
     for lease in claim(context.ledger, REPORT, 1):
         failpoint("report.claimed")
-        with renewed(context.ledger, [lease]):
+        with renewed(context.ledger, [lease]), named_in_logs(context.ledger, lease):
             try:
                 _report_one(context, lease)
             except LeaseLost as fault:
@@ -80,7 +91,7 @@ def run(context: Context) -> None:
             except _NotYet as fault:
                 release(context.ledger, lease, str(fault), 2.0, attempts=lease.attempts - 1)
             except Exception as fault:
-                _log.exception("report.failed", revision=lease.row_id)
+                _log.exception("report.failed")
                 release_failed(context.ledger, lease, fault)
 
 
@@ -97,6 +108,10 @@ def _report_one(context: Context, lease: Lease) -> None:
         failpoint("report.objects_written")
         with context.ledger.write() as session:
             revision, study = held(session, lease)
+            tally.since(tally.STAGE_SECONDS, revision.ready_at, "report", session=session)
+            tally.add(tally.RESULTS, conclusion.finding, session=session)
+            if job.number == 1:
+                tally.since(tally.STUDY_SECONDS, study.received_at, "reported", session=session)
             _supersede(session, context, study, job)
             revision.state = RevisionState.REPORTED
             moment = now()

@@ -11,7 +11,7 @@ from service.api.access import SESSION_SECONDS, Access
 from service.api.actions import StudyUID
 from service.api.gate import cookie_name, refuse_other_sites
 from service.api.page.render import page, policy
-from service.api.rates import client_of
+from service.api.rates import address_of
 from service.api.roles import Act, Caller, may
 from service.core.ledger import Ledger
 from service.core.settings import Settings
@@ -52,7 +52,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access) -> APIRouter
             return _to("/")
         refuse_other_sites(request)
         try:
-            session_id = access.sign_in(token.strip(), client_of(request))
+            session_id = access.sign_in(token.strip(), address_of(request))
         except HTTPException as fault:
             if fault.status_code != 401:
                 raise
@@ -64,7 +64,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access) -> APIRouter
     @router.post("/logout", dependencies=[_FROM_OUR_PAGE])
     def logout(request: Request) -> Response:
         if session_id := request.cookies.get(cookie_name(request)):
-            access.sign_out(session_id, client_of(request))
+            access.sign_out(session_id, address_of(request))
         answer = _to("/login")
         _set_cookie(request, answer, "", 0)
         return answer

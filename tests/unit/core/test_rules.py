@@ -159,9 +159,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_rules_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
-    first, second = (ROOT / "README.md").read_text().split("```toml\n")[1:3]
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     config = tmp_path / "hilum.toml"
-    config.write_text(first.split("```")[0] + second.split("```")[0])
+    config.write_text(blocks[0] + next(block for block in blocks if "[[rules]]" in block))
     rules = load(config=config).rules
     assert decide(rules, image(StationName="QA 3"), "ER_CR1") == Decision("phantoms", False, ())
     assert decide(rules, image(PatientAge="005Y"), "ER_DX1").rule == "emergency room"
@@ -171,7 +171,9 @@ def test_the_rules_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
 
 def test_the_rules_of_the_site_s_example_start(tmp_path: Path) -> None:
     text = (ROOT / "deploy" / "site" / "hilum.toml").read_text()
-    sample = re.sub(r"^# ?", "", text[text.index("# [destinations") :], flags=re.MULTILINE)
+    sample = re.sub(
+        r"^# ?", "", text[text.index("# [destinations") : text.index("# [notices")], flags=re.MULTILINE
+    )
     config = tmp_path / "hilum.toml"
     config.write_text(sample)
     made = load(config=config)

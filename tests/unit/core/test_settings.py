@@ -382,10 +382,67 @@ def test_the_documented_destination_is_one_that_starts(
     if document.endswith(".toml"):
         text = text[text.index("# [destinations") :].replace("# ", "", 1).replace("\n# ", "\n")
     else:
-        text = text.split("```toml\n")[1].split("```")[0]
+        text = text.partition("## Settings")[2].split("```toml\n")[1].split("```")[0]
+    for name, line in (("oncall-secret", f"whsec_{'A' * 44}"), ("mail-password", "open sesame")):
+        (tmp_path / name).write_text(line)
     config = tmp_path / "hilum.toml"
-    config.write_text(text)
+    config.write_text(text.replace("/etc/hilum", str(tmp_path)))
     monkeypatch.setenv("HILUM_CONFIG", str(config))
     (destination,) = load().destinations
+    assert [channel.is_mail for channel in load().notices] == [False, True] * document.endswith(".toml")
     assert destination.expires_after == timedelta(hours=24)
     assert kinds(destination) == {"sr", "heatmap"}
+
+
+@pytest.mark.parametrize(
+    ("channel", "fault"),
+    [
+        ({"url": "ftp://host/"}, "a channel is https://"),
+        ({"url": "https://user:secret@host/"}, "do not belong into a URL"),
+        ({"url": "smtp://host/path", "from": "a@b", "to": ["c@d"]}, "nothing behind it"),
+        ({"url": "smtp://host"}, "needs from and to"),
+        ({"url": "smtps://host", "from": "a@b", "to": ["somebody"]}, "somebody is no mail address"),
+        ({"url": "smtps://host", "from": "a@b", "to": ["c@d"], "user": "u"}, "go together"),
+        ({"url": "https://host/", "to": ["c@d"]}, "are for mails"),
+        ({"url": "https://host/", "events": ["everything"]}, "events"),
+        ({"url": "https://host/", "events": ["test"]}, "test is no event"),
+        ({"url": "https://host/", "silence_after": "4"}, "a number with its unit"),
+        ({"url": "https://host/", "secret_file": "/nowhere"}, "/nowhere can't be read"),
+        ({"url": "https://host/", "sceret_file": "/nowhere"}, "sceret_file"),
+    ],
+)
+def test_a_wrong_channel_of_notices_is_named(channel: dict[str, object], fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=fault) as stopped:
+        load(notices=[{"name": "ONCALL", **channel}])
+    assert "HILUM_NOTICES[0]" in str(stopped.value)
+    assert "secret@" not in str(stopped.value)
+
+
+def test_a_secret_that_is_short_or_no_base64_stops_the_start_and_is_not_repeated(tmp_path: Path) -> None:
+    for content in ("whsec_c2hvcnQ=", "a password that somebody thought of", ""):
+        (tmp_path / "secret").write_text(content)
+        with pytest.raises(ConfigurationError, match="must hold one line, whsec_") as stopped:
+            load(notices=[{"name": "A", "url": "https://host/", "secret_file": tmp_path / "secret"}])
+        assert not content or content not in str(stopped.value)
+
+
+def test_the_short_form_of_notices_wins_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "hilum.toml"
+    config.write_text('[notices.A]\nurl = "https://a/"\n')
+    monkeypatch.setenv("HILUM_CONFIG", str(config))
+    assert [channel.url for channel in load().notices] == ["https://a/"]
+    monkeypatch.setenv("HILUM_NOTICES", "B=https://b/x?y=1, C=http://c/")
+    assert [(channel.name, channel.url) for channel in load().notices] == [
+        ("B", "https://b/x?y=1"),
+        ("C", "http://c/"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "hours", ["", "Mon", "Mon-Fri", "Mon-Fri 8-17", "Mon-Fri 17:00-08:00", "Mo-Fr 08:00-17:00"]
+)
+def test_working_hours_that_are_none_stop_the_start(hours: str) -> None:
+    with pytest.raises(ConfigurationError, match="HILUM_WORKING_HOURS"):
+        load(working_hours=hours)

@@ -208,21 +208,24 @@ def test_ports_of_listener_and_api_agree(monkeypatch: pytest.MonkeyPatch) -> Non
     assert inherited("api", "EXPOSE") == [str(http_port)]
 
 
-def test_api_and_demonstration_are_published_on_this_machine_alone() -> None:
-    for name in ("api", "orthanc", "viewer"):
+def test_api_demonstration_and_monitoring_are_published_on_this_machine_alone() -> None:
+    for name in ("api", "orthanc", "viewer", "prometheus", "grafana"):
         assert all(interpolated(port, {}).startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
 
 
 def test_brokers_and_ledgers_are_not_published() -> None:
     for name, service in SERVICES.items():
-        if name not in {"listener", "api", "orthanc", "viewer"}:
+        if name not in {"listener", "api", "orthanc", "viewer", "prometheus", "grafana"}:
             assert "ports" not in service
     assert COMPOSE["networks"]["inside"] == {"internal": True}
 
 
 def test_only_who_talks_to_strangers_has_a_way_out() -> None:
     outside = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
-    assert outside == {"listener", "api", "worker-deliver", "orthanc", "viewer"}
+    assert outside == {
+        *("listener", "api", "worker-deliver", "orthanc", "viewer"),
+        *("prometheus", "grafana"),
+    }
 
 
 def test_who_parses_and_computes_reaches_redis_and_the_ledger_alone() -> None:
@@ -439,7 +442,7 @@ def test_compose_itself_accepts_the_file(tmp_path: Path) -> None:
         "".join(f"{name}={value}\n" for name, value in dotenv.items()), encoding="utf-8"
     )
     asked = subprocess.run(
-        [client, "compose", "--profile", "demo", "--profile", "gpu", "config", "--quiet"],
+        [client, "compose", "--profile", "*", "config", "--quiet"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -7,15 +7,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from tests.unit.worker.reports import (
-    NAMES,
     NEGATIVE,
     POSITIVE,
     STUDY,
-    as_read,
     complaints,
     context,
     encoded,
-    header,
     image,
     reread,
     second_revision,
@@ -90,14 +87,6 @@ def test_dsr2html_shows_finding_and_verdict_of_a_copy(tmp_path: Path) -> None:
     page = tool("dsr2html", "dcmtk", str(path)).stdout
     assert "Pneumonia" in page
     assert "AI: pneumonia PRESENT" in page
-
-
-@pytest.mark.parametrize(("character_set", "name"), NAMES)
-def test_names_in_a_copy_are_equal_after_decoding(character_set: str | list[str], name: str) -> None:
-    source = as_read(header(SpecificCharacterSet=character_set, PatientName=name, ReferringPhysicianName=""))
-    copy = reread(copy_of(stored(image(NEGATIVE, source))))
-    assert copy.PatientName == name
-    assert copy.PatientName.components == source.PatientName.components
 
 
 def test_content_in_three_dimensions_is_refused() -> None:

@@ -13,7 +13,6 @@ from pydicom.uid import ExplicitVRLittleEndian, GrayscaleSoftcopyPresentationSta
 from tests.unit.worker.reports import (
     COLUMNS,
     LATERAL,
-    NAMES,
     NEGATIVE,
     OPEN,
     POSITIVE,
@@ -266,18 +265,6 @@ def test_validators_find_nothing_to_say_about_a_presentation_state(source: Datas
     if state.PatientName:  # dcmpschk takes its absence in the source for a fault
         run = tool("dcmpschk", "dcmtk", str(tmp_path / "object.dcm"))
         assert "Test passed" in run.stdout + run.stderr
-
-
-@pytest.mark.parametrize(("character_set", "name"), NAMES)
-def test_names_in_a_presentation_state_are_equal_after_decoding(
-    character_set: str | list[str], name: str
-) -> None:
-    source = as_read(
-        header(SpecificCharacterSet=character_set, PatientName=name, ReferringPhysicianName=name)
-    )
-    state = reread(build(image(POSITIVE, source)))
-    assert state.PatientName == name
-    assert state.PatientName.components == source.PatientName.components
 
 
 def test_presentation_state_without_an_analysed_image_is_refused() -> None:

@@ -5,11 +5,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from tests.unit.worker.reports import (
-    NAMES,
     NEGATIVE,
     POSITIVE,
     STUDY,
-    as_read,
     complaints,
     context,
     encoded,
@@ -93,15 +91,6 @@ def test_dsrdump_names_the_title_of_a_note(tmp_path: Path) -> None:
     path = tmp_path / "note.dcm"
     path.write_bytes(encoded(build(superseded())))
     assert "Rejected for Quality Reasons" in tool("dsrdump", "dcmtk", str(path)).stdout
-
-
-@pytest.mark.parametrize(("character_set", "name"), NAMES)
-def test_names_in_a_note_are_equal_after_decoding(character_set: str | list[str], name: str) -> None:
-    source = as_read(header(SpecificCharacterSet=character_set, PatientName=name, ReferringPhysicianName=""))
-    note = reread(build(superseded(source)))
-    assert note.PatientName == name
-    assert note.PatientName.components == source.PatientName.components
-    assert note.PatientID == source.PatientID
 
 
 def test_note_about_nothing_or_about_two_studies_is_refused() -> None:

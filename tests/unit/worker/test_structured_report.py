@@ -229,6 +229,29 @@ def test_study_of_two_films_is_what_its_most_suspicious_film_is_and_says_so() ->
     assert "2 of 2 images analysed. The study is what its most suspicious image is" in conclusion.TextValue
 
 
+def test_each_of_several_films_says_which_it_is_and_how_many_were_analysed() -> None:
+    # All that a viewer shows of a report may be the group of one film.
+    def use(group: Dataset) -> str:
+        return comments(group)[1].removeprefix("Research use only, not for diagnosis.")
+
+    whole, _ = groups(build(*FRONTAL_AND_LATERAL))
+    assert use(whole) == " Image 1 of 2; 1 of 2 images analysed."
+    positive, _, negative = groups(build(*FRONTALS))
+    assert use(positive) == " Image 2 of 2; 2 of 2 images analysed."
+    assert use(negative) == " Image 1 of 2; 2 of 2 images analysed."
+    assert use(groups(build(image(NEGATIVE)))[0]) == ""
+
+
+def test_a_viewer_that_writes_five_lines_shows_every_limit() -> None:
+    flags = tuple(f"limit number {number}" for number in range(1, 6))
+    lines = comments(groups(build(image(replace(POSITIVE, flags=flags))))[0])
+    assert lines[2:] == [
+        "Pattern: bacterial, from the film alone (no microbiology).",
+        "Limit: limit number 1.",
+        "Limit: limit number 2. Limit: limit number 3. Limit: limit number 4. Limit: limit number 5.",
+    ]
+
+
 def test_algorithm_is_identified_by_weights_threshold_and_method() -> None:
     group = groups(build(image(NEGATIVE)))[0]
     parameters = [item.TextValue for item in items(group, "TEXT", codes.ALGORITHM_PARAMETERS)]
