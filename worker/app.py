@@ -19,7 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.core import tally
 from service.core.enqueue import celery_app
 from service.core.heartbeat import start_beating
-from service.core.leases import STAGES, free_left_behind
+from service.core.leases import DELIVER, STAGES, free_left_behind
+from service.core.live import Live
+from service.core.pauses import end_all
 from service.core.settings import Settings
 from worker.context import Context
 
@@ -57,8 +59,11 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
     if check is not None:
         check(settings)
     about: Callable[[Context], Mapping[str, Any]] = getattr(stage, "about", lambda _: {})
+    # Children are forked with what the pool has taken up until then.
+    live = Live(settings)
+    live.start()
     # Opened by the process that works, at its first use: SQLite's locks do not survive a fork.
-    context = cache(lambda: Context.open(settings))
+    context = cache(lambda: Context.open(live.settings))
 
     def begin(**_: object) -> None:
         if pool.address_space is not None:
@@ -69,11 +74,17 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
                 warm_up(context())
             for leased in (item for item in STAGES if item.queue == queue):
                 free_left_behind(context().ledger, leased)
+            if queue == DELIVER.queue:
+                end_all(context().ledger)
         except SQLAlchemyError as fault:
             # The first task does what was not done here; until then the signs of life say who is there.
             _log.warning("pool.started_without_ledger", error=type(fault).__name__)
-        start_beating(context().ledger, queue, lambda: about(context()))
+        if pool.kind == "prefork":
+            live.start()  # threads are not forked
+        start_beating(context().ledger, queue, config=lambda: live.digest, about=lambda: about(context()))
 
+    if queue == DELIVER.queue:
+        live.on_change(lambda _: end_all(context().ledger))
     app = celery_app(broker_url)
     app.conf.update(
         task_time_limit=pool.seconds,
@@ -87,6 +98,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         """Do what is ready; `row_id` is only why this task was sent."""
         structlog.contextvars.bind_contextvars(task=f"{queue}:{row_id}")
         try:
+            context().settings = live.settings  # the same ones for the whole of a task
             stage.run(context())
         except Exception:
             # Celery would log what the exception says. The ledger's leases bring the work back.

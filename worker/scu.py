@@ -72,10 +72,11 @@ class DimsePeer:
         objects = list(objects)
         entity = requestor(calling_ae_title)
         entity.requested_contexts = [
-            build_context(sop_class, list(_UNCOMPRESSED if syntax in _UNCOMPRESSED else (syntax,)))
+            build_context(sop_class, syntaxes)
             for sop_class, syntax in dict.fromkeys(
                 (item.sop_class_uid, item.transfer_syntax_uid) for item in objects
             )
+            if (syntaxes := _offered(destination, syntax))
         ]
         asked = [StorageCommitmentPushModel] if asks else []
         self._mute = self._is_mute()
@@ -221,6 +222,12 @@ class DimsePeer:
     def _is_mute(self) -> bool:
         count, until = _unanswered.get(self._name, (0, 0.0))
         return count >= _MOST_UNANSWERED and time.monotonic() < until
+
+
+def _offered(destination: Destination, transfer_syntax_uid: str) -> list[str]:
+    """Return the destination's transfer syntaxes in which such an object can go without being transcoded."""
+    can = _UNCOMPRESSED if transfer_syntax_uid in _UNCOMPRESSED else (transfer_syntax_uid,)
+    return [syntax for syntax in can if syntax in destination.offers]
 
 
 def requestor(ae_title: str) -> AE:

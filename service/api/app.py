@@ -31,6 +31,7 @@ from service.api.stow import Bounds, stow_routes
 from service.core.audit import Audit
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
+from service.core.live import Live
 from service.core.results import Finding
 from service.core.settings import Settings
 from service.core.states import StudyState
@@ -42,6 +43,8 @@ _READER = [may(Act.READ)]
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
+# Without what the file says: anybody may ask.
+_CONFIG_REFUSED = "the file was saved with a fault, so what it said before counts: see `hilum doctor`"
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -55,7 +58,11 @@ Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 def create_app(
-    settings: Settings, ledger: Ledger, bounds: Bounds | None = None, rates: Rates | None = None
+    settings: Settings,
+    ledger: Ledger,
+    bounds: Bounds | None = None,
+    rates: Rates | None = None,
+    live: Live | None = None,
 ) -> FastAPI:
     """Return the application; everything but what `service.api.gate` names as open asks who is there."""
     app = FastAPI(
@@ -67,6 +74,7 @@ def create_app(
         redirect_slashes=False,
     )
     audit = Audit(settings, "api")
+    live = live or Live(settings)
     access = Access(settings, ledger, audit, rates or Rates())
     # The last one added is the first one passed.
     app.add_middleware(BodyBounds)
@@ -82,12 +90,12 @@ def create_app(
     feed = Feed(ledger, partial(row, zone=settings.zone))
     # The server closes it before it waits for what is under way: `service.api.server`.
     app.state.feed = feed
-    app.include_router(_health(ledger))
-    app.include_router(_api(settings, ledger, feed))
-    app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds()))
+    app.include_router(_health(ledger, live))
+    app.include_router(_api(live, ledger, feed))
+    app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
     lookout = Lookout(ledger, settings)
-    app.include_router(page_routes(settings, ledger, access, lookout))
-    app.include_router(study_routes(settings, ledger, lookout, audit))
+    app.include_router(page_routes(live, ledger, access, lookout))
+    app.include_router(study_routes(live, ledger, lookout, audit))
 
     @app.get("/openapi.json", dependencies=_READER, include_in_schema=False)
     def openapi() -> dict[str, Any]:
@@ -96,7 +104,7 @@ def create_app(
     return app
 
 
-def _health(ledger: Ledger) -> APIRouter:
+def _health(ledger: Ledger, live: Live) -> APIRouter:
     router = APIRouter()
 
     @router.get("/healthz")
@@ -106,20 +114,21 @@ def _health(ledger: Ledger) -> APIRouter:
 
     @router.get("/readyz", responses={503: {"model": schemas.Readiness}})
     def readyz(response: Response) -> schemas.Readiness:
-        """Say whether every role is alive, and which is not."""
+        """Say whether every role is alive, and which is not; a warning alone still is 200."""
         try:
             faults = silent_roles(ledger)
         except SQLAlchemyError as fault:
             faults = {"ledger": f"cannot be reached ({type(fault).__name__})"}
         response.status_code = 503 if faults else 200
-        return schemas.Readiness(ready=not faults, faults=faults)
+        warnings = {"HILUM_CONFIG": _CONFIG_REFUSED} if live.fault else {}
+        return schemas.Readiness(ready=not faults, faults=faults, warnings=warnings)
 
     return router
 
 
-def _api(settings: Settings, ledger: Ledger, feed: Feed) -> APIRouter:
+def _api(live: Live, ledger: Ledger, feed: Feed) -> APIRouter:
     router = APIRouter()
-    metrics = registry(settings, ledger)
+    metrics = registry(live, ledger)
 
     @router.get("/metrics", dependencies=_READER, response_class=Response)
     def scrape() -> Response:

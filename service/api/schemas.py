@@ -24,6 +24,7 @@ class InstanceOut(BaseModel):
     probability: float | None
     reason: str | None
     flags: list[str]
+    rule: str | None
 
 
 class ModelOut(BaseModel):
@@ -51,6 +52,8 @@ class DeliveryOut(BaseModel):
     state: str
     attempts: int
     last_error: str | None
+    waits_for: str | None
+    waits_until: datetime | None
     delivered_at: datetime | None
     confirmed_at: datetime | None
 
@@ -108,7 +111,8 @@ class HappeningOut(EventOut):
 
 
 class Readiness(BaseModel):
-    """Whether every role is alive; `faults` names what is down and why."""
+    """Whether every role is alive; `faults` names what is down and why, `warnings` what else to look at."""
 
     ready: bool
     faults: dict[str, str]
+    warnings: dict[str, str] = {}

@@ -8,8 +8,10 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.api import schemas
+from service.core.pauses import pauses
+from service.core.rules import Decision
 from service.core.states import AnalysisState, DeliveryState, InstanceState
-from service.core.tables import Analysis, Instance, Outbox, Report, Study
+from service.core.tables import Analysis, Instance, Outbox, Pause, Report, Study
 
 # Of no row: the greatest that a column of ids can hold in PostgreSQL.
 _NO_ID = 2**31 - 1
@@ -94,13 +96,18 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
     ).one_or_none()
     if found is None:
         return None
+    paused = {pause.destination: pause for pause in pauses(session)}
     return schemas.StudyOut.model_validate(
         {
             **vars(summary(found)),
             "instances": [_instance(instance) for instance in found.instances],
             "model": found.model,
             "reports": found.reports,
-            "deliveries": [_delivery(report, item) for report in found.reports for item in report.deliveries],
+            "deliveries": [
+                _delivery(report, item, paused.get(item.destination))
+                for report in found.reports
+                for item in report.deliveries
+            ],
             "events": found.events,
         }
     )
@@ -144,10 +151,12 @@ def _instance(instance: Instance) -> schemas.InstanceOut:
         probability=analysed.probability if analysed else None,
         reason=analysed.reason if analysed else instance.reason,
         flags=[*instance.flags, *(analysed.flags if analysed else [])],
+        rule=Decision.of(instance.decision).rule,
     )
 
 
-def _delivery(report: Report, item: Outbox) -> schemas.DeliveryOut:
+def _delivery(report: Report, item: Outbox, pause: Pause | None) -> schemas.DeliveryOut:
+    waits = pause is not None and item.state == DeliveryState.PENDING
     return schemas.DeliveryOut(
         destination=item.destination,
         kind=report.kind,
@@ -156,6 +165,8 @@ def _delivery(report: Report, item: Outbox) -> schemas.DeliveryOut:
         state=item.state,
         attempts=item.attempts,
         last_error=item.last_error if item.state != DeliveryState.CONFIRMED else None,
+        waits_for=pause.why if pause is not None and waits else None,
+        waits_until=pause.until if pause is not None and waits else None,
         delivered_at=item.delivered_at,
         confirmed_at=item.confirmed_at,
     )

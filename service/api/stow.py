@@ -23,6 +23,7 @@ from service.core.audit import Audit
 from service.core.errors import HilumError, InvalidUID
 from service.core.identifiers import checked_uid
 from service.core.ledger import Ledger
+from service.core.live import Live
 from service.core.receive import Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
@@ -70,10 +71,10 @@ class Bounds:
     parts: int = 10_000
 
 
-def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds) -> APIRouter:
+def stow_routes(settings: Settings, ledger: Ledger, audit: Audit, bounds: Bounds, live: Live) -> APIRouter:
     """Return the routes of the Studies Service's store transaction."""
     spool = Spool(settings.data_dir)
-    intake = Intake(ledger, spool, settings)
+    intake = Intake(ledger, spool, settings, live)
     slots = asyncio.Semaphore(settings.max_uploads)
     threads = CapacityLimiter(settings.max_uploads)
     router = APIRouter(prefix="/dicomweb")

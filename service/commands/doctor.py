@@ -8,15 +8,33 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.commands.console import console
-from service.core.checks import Check, examine
+from service.core.checks import Check, configuration, examine
+from service.core.errors import ConfigurationError
 from service.core.notice_checks import examine_notices
-from service.core.settings import Settings
+from service.core.settings import Settings, load
 from service.core.wire_checks import examine_wire
 
 
-def doctor(settings: Settings, as_json: bool) -> int:
-    """Print every check; return 0 only when all is right."""
-    found = list(checks(settings))
+def load_all_the_same() -> tuple[Settings, str]:
+    """Return the settings, without the file of HILUM_CONFIG when that has a fault, and what is wrong with it.
+
+    Raises
+    ------
+    ConfigurationError
+        When that is not all that is wrong.
+    """
+    try:
+        return load(), ""
+    except ConfigurationError as fault:
+        try:
+            return load(config=""), str(fault)
+        except ConfigurationError:
+            raise fault from None
+
+
+def doctor(settings: Settings, fault: str, as_json: bool) -> int:
+    """Print every check; return 0 only when all is right. `fault` is of the configuration file."""
+    found = list(checks(settings, fault))
     if as_json:
         typer.echo(json.dumps([vars(check) for check in found], indent=2))
     else:
@@ -24,8 +42,9 @@ def doctor(settings: Settings, as_json: bool) -> int:
     return 0 if all(check.right for check in found) else 1
 
 
-def checks(settings: Settings) -> Iterator[Check]:
+def checks(settings: Settings, fault: str = "") -> Iterator[Check]:
     """Look at everything that the gateway leans on."""
+    yield configuration(settings, fault)
     yield from examine(settings)
     yield from examine_wire(settings)
     yield from examine_notices(settings)

@@ -168,8 +168,9 @@ def doctor(
     """Check everything the gateway leans on, with a hint for each fault."""
     if not acceptance:
         from service.commands.doctor import doctor as run
+        from service.commands.doctor import load_all_the_same
 
-        raise typer.Exit(run(load(), as_json))
+        raise typer.Exit(run(*load_all_the_same(), as_json))
     if as_json:
         raise typer.BadParameter("--acceptance writes a page, not JSON")
     from service.commands.acceptance.run import accept
@@ -225,6 +226,38 @@ def audit_verify(
     from service.commands.audit import verify
 
     raise typer.Exit(verify(load(), folder, as_json))
+
+
+rules = typer.Typer(help="Which images are analysed, and where results go.", no_args_is_help=True)
+app.add_typer(rules, name="rules")
+
+
+@rules.command("check")
+def rules_check(
+    file: Annotated[
+        Path | None, typer.Argument(help="A configuration file; without it that of HILUM_CONFIG.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what the rules of a configuration file are, or list its faults."""
+    from service.commands.rules import check
+
+    raise typer.Exit(check(load(config=file) if file else load(), as_json))
+
+
+@rules.command("test")
+def rules_test(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
+    calling: Annotated[
+        str | None,
+        typer.Option(help="Calling AE title; without it that of who sent a file that we kept."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which rule speaks of each file, and why those before it do not."""
+    from service.commands.rules import test
+
+    raise typer.Exit(test(load(), files, calling, as_json))
 
 
 notices = typer.Typer(help="Who is told of trouble, `[notices.NAME]`.", no_args_is_help=True)

@@ -18,6 +18,7 @@ from service.core.heartbeat import start_beating
 from service.core.incoming import remove_leftovers
 from service.core.leases import FAMILY_VARIABLE
 from service.core.ledger import Ledger, check_migrated, migrate
+from service.core.live import Live
 from service.core.settings import Settings
 from service.core.spool import Spool
 
@@ -32,11 +33,13 @@ def listen(settings: Settings) -> None:
     from service.listener.scp import Listener
 
     ledger, spool = _open(settings, "listener")
+    live = Live(settings)
     audit = Audit(settings, "listener")
     for setting, port in settings.dimse_ports.items():
         checks.require_port(settings.dimse_host, port, setting)
-    listener = Listener(settings, spool, ledger)
+    listener = Listener(settings, spool, ledger, live=live)
     listener.start()
+    live.start()
     if not settings.peers:
         _log.warning("listener.open", hint="any AE title may send: set HILUM_CALLING_AE_TITLES")
     _log.info(
@@ -46,7 +49,7 @@ def listen(settings: Settings) -> None:
         tls_port=settings.dimse_tls_port,
     )
     audit.started()
-    beating = start_beating(ledger, "listener", listener.about)
+    beating = start_beating(ledger, "listener", config=lambda: live.digest, about=listener.about)
     _until_terminated()
     beating.set()
     listener.stop()
@@ -66,9 +69,11 @@ def serve_api(settings: Settings) -> None:
         _log.info("api.leftovers_removed", files=removed)
     audit = Audit(settings, "api")
     audit.started()
+    live = Live(settings)
+    live.start()
     # Nobody waits for it, but a restore must see that the ledger is in use.
-    beating = start_beating(ledger, "api")
-    serve(create_app(settings, ledger), settings)
+    beating = start_beating(ledger, "api", config=lambda: live.digest)
+    serve(create_app(settings, ledger, live=live), settings)
     beating.set()
     audit.stopped()
     ledger.close()
@@ -84,15 +89,17 @@ def schedule(settings: Settings) -> None:
 
     ledger, spool = _open(settings, "scheduler")
     audit = Audit(settings, "scheduler")
+    live = Live(settings)
+    live.start()
     scheduler = Scheduler(
         ledger,
         spool,
         broker_url(settings),
-        Repair(ledger, spool, Intake(ledger, spool, settings)),
+        Repair(ledger, spool, Intake(ledger, spool, settings, live)),
         Retention(ledger, spool, settings),
         audit,
         Notices(ledger, settings),
-        report_every_radiograph=settings.reports_every_radiograph,
+        live,
     )
     audit.started()
     sender = Sender(settings)

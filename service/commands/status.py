@@ -119,9 +119,14 @@ def _print_study(study: schemas.StudyOut) -> None:
             instance.reason or "",
         ]
         screen.print(f"  image {instance.sop_instance_uid}: {' '.join(part for part in said if part)}")
+        if instance.rule:
+            screen.print(f'    by the rule "{instance.rule}"')
     for delivery in study.deliveries:
         done = f"{delivery.state} after {delivery.attempts} attempt(s)"
         what = f"{delivery.kind}, revision {delivery.revision}, to {delivery.destination}"
         screen.print(f"  {what}: {done} {delivery.last_error or ''}")
+        if delivery.waits_until:
+            until = f"{delivery.waits_until:%Y-%m-%d %H:%M:%S} UTC"
+            screen.print(f"    waits for {delivery.waits_for}, until {until}")
     for event in study.events:
         screen.print(f"  {event.at:%Y-%m-%d %H:%M:%S}  {event.kind}  {event.detail}", style="dim")

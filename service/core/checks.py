@@ -23,7 +23,10 @@ from service.core.confirmation import unconfirmed
 from service.core.embedded import broker_url
 from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
+from service.core.heartbeat import ALIVE_SECONDS
 from service.core.ledger import Ledger, check_migrated, now
+from service.core.live import digest_of
+from service.core.pauses import pauses
 from service.core.refusals import refusals
 from service.core.removal import shown_bytes
 from service.core.repair import differences, waits_for_repair
@@ -95,6 +98,33 @@ def examine(settings: Settings) -> Iterator[Check]:
     for destination in settings.destinations:
         known = "".join(f"; {line}" for line in remembered.get(destination.name, ()))
         yield reachable(f"destination {destination.name}", destination.host, destination.port, known)
+
+
+def configuration(settings: Settings, fault: str = "") -> Check:
+    """Look at the file of HILUM_CONFIG, and at whether every process goes by it as it is now.
+
+    `fault`: what kept it from being read; `settings` are without it then.
+    """
+    mend = "Mend the file; what runs goes by what it said before, and would not start again"
+    if fault:
+        return Check("configuration file", False, "; ".join(fault.splitlines()), mend)
+    if settings.config is None:
+        return Check("configuration file", True, "none (HILUM_CONFIG)")
+    seen = f"{settings.config}, {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s)"
+    try:
+        digest = digest_of(settings.config)
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
+            rows = session.scalars(
+                select(Heartbeat).where(Heartbeat.at > now() - timedelta(seconds=ALIVE_SECONDS))
+            )
+            others = sorted(row.process for row in rows if row.config not in ("", digest))
+    except (ConfigurationError, SQLAlchemyError):
+        return Check("configuration file", True, f"{seen}; who goes by it cannot be read")
+    if not others:
+        return Check("configuration file", True, f"{seen}; every process goes by it")
+    seen += f"; another one than this counts for {', '.join(others)}"
+    mend = "It is taken up within seconds: ask again; else see `config.refused` in the log of that process"
+    return Check("configuration file", True, seen, mend, warns=True)
 
 
 def data_folder(settings: Settings) -> Check:
@@ -267,6 +297,10 @@ def _remembered(settings: Settings) -> dict[str, list[str]]:
                 known[circuit.destination].append(
                     f"nothing could be sent since {circuit.since:%Y-%m-%d %H:%M} UTC ({circuit.last_error}), "
                     f"next try {circuit.open_until:%H:%M:%S} UTC"
+                )
+            for pause in pauses(session):
+                known[pause.destination].append(
+                    f"nothing is sent before {pause.until:%Y-%m-%d %H:%M:%S} UTC because of {pause.why}"
                 )
             for name, count in unconfirmed(session).items():
                 known[name].append(

@@ -15,8 +15,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.core import tally
+from service.core.destination import Destination
 from service.core.leases import CONFIRM, DELIVER, Lease, Stage, backoff_seconds, claim_within, ready
 from service.core.ledger import Ledger, now
+from service.core.pauses import allowance, spend
+from service.core.settings import Settings
 from service.core.tables import Circuit
 
 LONGEST_PAUSE_SECONDS = 300.0
@@ -25,10 +28,13 @@ _TRY_SECONDS = 180.0
 _log = structlog.get_logger()
 
 
-def claim_for_one_destination(ledger: Ledger, stage: Stage, limit: int) -> tuple[str, list[Lease]]:
+def claim_for_one_destination(
+    ledger: Ledger, stage: Stage, limit: int, settings: Settings | None = None
+) -> tuple[str, list[Lease]]:
     """Lease what is ready for the destination that has waited longest.
 
-    While a destination is away one caller at a time gets something for it.
+    While a destination is away one caller at a time gets something for it. With `settings` hours and rates of
+    destinations are kept.
 
     Returns
     -------
@@ -44,14 +50,35 @@ def claim_for_one_destination(ledger: Ledger, stage: Stage, limit: int) -> tuple
             .order_by(func.min(table.ready_at))
         ).all()
     for name in names:
-        with ledger.write() as session:
-            circuit = session.get(Circuit, name, with_for_update=True)
-            leases = claim_within(session, stage, limit, table.destination == name)
-            if leases and circuit is not None:
-                circuit.open_until = now() + timedelta(seconds=_TRY_SECONDS)
+        destination = settings.destination(name) if settings else None
+        try:
+            with ledger.write() as session:
+                leases = _claim_for(session, stage, limit, name, destination, settings)
+        except IntegrityError:
+            continue  # somebody else paused it at the same moment
         if leases:
             return name, leases
     return "", []
+
+
+def _claim_for(
+    session: Session,
+    stage: Stage,
+    limit: int,
+    name: str,
+    destination: Destination | None,
+    settings: Settings | None,
+) -> list[Lease]:
+    table: Any = stage.table
+    circuit = session.get(Circuit, name, with_for_update=True)
+    if destination is not None and settings is not None:
+        limit = allowance(session, destination, settings.zone, limit)
+    leases = claim_within(session, stage, limit, table.destination == name) if limit else []
+    if destination is not None:
+        spend(session, destination, len(leases))
+    if leases and circuit is not None:
+        circuit.open_until = now() + timedelta(seconds=_TRY_SECONDS)
+    return leases
 
 
 def failed(ledger: Ledger, destination: str, error: str) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.core.ledger import Ledger, now, record_event
 from service.core.results import Finding, Result, conclude
+from service.core.rules import Decision
 from service.core.settlement import deliveries_of, newest_revision, settle, withdraw, withdraw_revision
 from service.core.states import (
     REPORTABLE_INSTANCES,
@@ -141,7 +142,8 @@ def _conclude(session: Session, study: Study, report_every_radiograph: bool) -> 
         said = conclude([result_of(instance, None) for instance in current or rejected or instances])
         _take_back(session, study, said)
         # An earlier report is always answered by another one; else the reader has to expect one.
-        expected = bool(current) and (report_every_radiograph or any(item.says_chest for item in current))
+        awaited = [item for item in current if Decision.of(item.decision).destinations != ()]
+        expected = bool(awaited) and (report_every_radiograph or any(item.says_chest for item in awaited))
         spoken_of = current or [instance for instance in rejected if instance.spool_path]
         if spoken_of and (study.revision or expected):
             _open_revision(session, study, spoken_of, None)

@@ -6,12 +6,14 @@ from base64 import b64encode
 from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from service.core.errors import ConfigurationError
+from service.core.hours import Hours
 from service.core.states import Kind
 from service.core.tls import TLSFiles, client_context
 
@@ -22,6 +24,7 @@ _USER_AND_PASSWORD = re.compile(r"(?!Bearer )[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]
 _DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,4})(?P<unit>[mhd])")
 _TABLES = ("destinations", "peers", "notices")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_SYNTAXES = {uid.keyword: uid for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit)}
 
 
 def duration(value: object) -> timedelta:
@@ -62,6 +65,12 @@ class Destination(BaseModel):
     confirm
         How a delivery is proven: storage commitment, a C-FIND for each instance, not at all; None takes what
         the destination offers, in this order.
+    transfer_syntaxes
+        Keywords of what is offered by C-STORE and sent by STOW-RS; without JPEG heat maps go uncompressed.
+    rate
+        Objects a minute at most, in bursts of a tenth of it.
+    hours
+        When objects are sent, by the clock of HILUM_TIMEZONE; None: always.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +84,11 @@ class Destination(BaseModel):
     not_analysed: Literal["chest", "always", "never"] = "chest"
     expires_after: Annotated[timedelta, BeforeValidator(duration)] | None = None
     confirm: Literal["commitment", "find", "qido", "none"] | None = None
+    transfer_syntaxes: tuple[
+        Literal["ExplicitVRLittleEndian", "ImplicitVRLittleEndian", "JPEGBaseline8Bit"], ...
+    ] = ("ExplicitVRLittleEndian", "ImplicitVRLittleEndian", "JPEGBaseline8Bit")
+    rate: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    hours: Annotated[Hours, BeforeValidator(Hours.parse)] | None = None
     credentials_file: Path | None = None
     tls: TLSFiles | None = None
 
@@ -115,6 +129,17 @@ class Destination(BaseModel):
             )
         if self.confirm in (("commitment", "find") if self.is_dicomweb else ("qido",)):
             faults.append(f'confirm = "{self.confirm}" is not asked of {scheme(self.url)}:// destinations')
+        if not {"ExplicitVRLittleEndian", *(() if self.is_dicomweb else ("ImplicitVRLittleEndian",))} & set(
+            self.transfer_syntaxes
+        ):
+            faults.append(
+                "transfer_syntaxes: reports are not compressed, so name "
+                + (
+                    "ExplicitVRLittleEndian (STOW-RS knows no other, PS3.18 8.7.3)"
+                    if self.is_dicomweb
+                    else "ExplicitVRLittleEndian or ImplicitVRLittleEndian"
+                )
+            )
         if self.sr_form == "none" and not set(self.objects) - {"sr", "rejection"}:
             faults.append("it gets nothing at all: name objects, or take the destination out")
         faults += self._faults_of_files()
@@ -170,13 +195,19 @@ class Destination(BaseModel):
                 return self.sr_form == "text" or "text" in self.objects
             case Kind.HEATMAP | Kind.PLAIN_HEATMAP:
                 wanted = "heatmap" in self.objects and (self.heatmap == "always" or finding == "present")
-                return wanted and (Kind.HEATMAP in refused) is (kind is Kind.PLAIN_HEATMAP)
+                plain = Kind.HEATMAP in refused or JPEGBaseline8Bit not in self.offers
+                return wanted and plain is (kind is Kind.PLAIN_HEATMAP)
             case _:
                 return str(kind) in self.objects
 
     def wants_not_analysed(self, says_chest: bool) -> bool:
         """Return whether it takes the report of a study without an analysed film."""
         return self.reads and (self.not_analysed == "always" or (self.not_analysed == "chest" and says_chest))
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """The UIDs of `transfer_syntaxes`."""
+        return frozenset(_SYNTAXES[keyword] for keyword in self.transfer_syntaxes)
 
     @property
     def is_dicomweb(self) -> bool:
@@ -238,8 +269,8 @@ class Destination(BaseModel):
         return parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
-def read_config(path: Path) -> dict[str, dict[str, dict[str, object]]]:
-    """Return the tables of the TOML file that `HILUM_CONFIG` names: ``destinations``, ``peers``, ``notices``.
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the tables of the TOML file that `HILUM_CONFIG` names, and its list ``rules``.
 
     Raises
     ------
@@ -252,13 +283,14 @@ def read_config(path: Path) -> dict[str, dict[str, dict[str, object]]]:
         raise ConfigurationError(f"HILUM_CONFIG: {path} can't be read ({fault.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise ConfigurationError(f"HILUM_CONFIG: {path} is no TOML: {fault}") from None
-    unknown = sorted(set(table) - set(_TABLES))
+    unknown = sorted(set(table) - {*_TABLES, "rules"})
     if unknown:
         raise ConfigurationError(f"HILUM_CONFIG: {path} has an unknown table: {', '.join(unknown)}")
-    for kind, entries in table.items():
+    for kind in _TABLES:
+        entries = table.get(kind, {})
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
             raise ConfigurationError(f"HILUM_CONFIG: {path}: {kind} are tables, [{kind}.NAME]")
-    return {kind: table.get(kind, {}) for kind in _TABLES}
+    return {**{kind: table.get(kind, {}) for kind in _TABLES}, "rules": table.get("rules", [])}
 
 
 def default_name(url: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct, error
 
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
@@ -56,6 +57,17 @@ def read_file_meta(path: Path) -> FileMeta:
     if len(group) < length or following == b"\x02\x00":
         raise Unreadable(_NOT_AS_LONG)
     return _named(dict(_elements(group)))
+
+
+def sending_ae_title(path: Path) -> str:
+    """Return the AE title of who sent a file that we keep (0002,0017), empty when it does not say.
+
+    Our listener writes it, so that what a killed one left can be told by its sender.
+    """
+    try:
+        return str(read_file_meta_info(path).get("SendingApplicationEntityTitle") or "").strip()
+    except Exception:  # a data set from before Part 10 has none, and broken ones raise nearly anything
+        return ""
 
 
 def check_offered(transfer_syntax_uid: UID) -> None:

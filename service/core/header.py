@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,9 @@ class Header:
     manufacturer: str
     station_name: str
     subject: Subject
+    # People write names into these.
+    study_description: str = field(default="", repr=False)
+    series_description: str = field(default="", repr=False)
 
 
 def read_header(path: Path) -> Header:
@@ -195,6 +198,8 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
             patient_sex=_text(dataset, "PatientSex").upper(),
             accession_number=_text(dataset, "AccessionNumber"),
         ),
+        study_description=_text(dataset, "StudyDescription"),
+        series_description=_text(dataset, "SeriesDescription"),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import structlog
-from sqlalchemy import ColumnElement, Select, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -32,7 +32,17 @@ from service.core.states import (
     InstanceState,
     RevisionState,
 )
-from service.core.tables import Analysis, Circuit, Confirmation, Instance, Outbox, Report, Revision, Study
+from service.core.tables import (
+    Analysis,
+    Circuit,
+    Confirmation,
+    Instance,
+    Outbox,
+    Pause,
+    Report,
+    Revision,
+    Study,
+)
 
 LEASE_SECONDS = 30.0
 # Work that dies three times with its process is poison; deliveries are tried as long as the report lives.
@@ -107,6 +117,9 @@ def ready(stage: Stage) -> ColumnElement[bool]:
     )
     if stage.limited:
         return condition & (table.attempts < MAX_ATTEMPTS)
+    if stage is DELIVER:
+        paused = exists().where(Pause.destination == Outbox.destination, Pause.until > moment)
+        condition &= ~paused.correlate(Outbox)
     return condition & ~_away(stage, Circuit.open_until > moment)
 
 
@@ -335,10 +348,21 @@ def count_ready(session: Session, stage: Stage) -> int:
 def oldest_ready_seconds(session: Session, stage: Stage) -> float:
     """Return how long the oldest work of `stage` that could start now has been waiting; 0 without any.
 
-    What waits for a destination that is away is not counted, not even while that is tried.
+    What waits for a destination that is away is not counted, not even while that is tried, nor is the time
+    for which a destination was paused.
     """
     waits = ready(stage) if stage.limited else ready(stage) & ~_away(stage)
-    oldest = session.scalar(select(func.min(stage.table.ready_at)).where(waits))
+    since: Any = stage.table.ready_at
+    query = select(func.min(since)).where(waits)
+    if stage is DELIVER:
+        since = case((Pause.until > Outbox.ready_at, Pause.until), else_=Outbox.ready_at)
+        query = (
+            select(func.min(since))
+            .select_from(Outbox)
+            .outerjoin(Pause, Pause.destination == Outbox.destination)
+            .where(waits)
+        )
+    oldest = session.scalar(query)
     return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
 
 

@@ -24,12 +24,15 @@ from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, assess, says_chest
 from service.core.errors import HilumError, Mismatch, OutOfResources
 from service.core.failpoints import failpoint
+from service.core.file_meta import sending_ae_title
 from service.core.header import Header, read_header
 from service.core.incoming import full
 from service.core.ledger import Ledger, now, record_event
+from service.core.live import Live
 from service.core.rejection import Note, apply_note, read_note, rejection_of
 from service.core.removal import pseudonym
 from service.core.retry import retry_instance
+from service.core.rules import Decision, decide
 from service.core.settings import Settings
 from service.core.settlement import settle
 from service.core.spool import Spool, data_set_digest
@@ -72,10 +75,11 @@ class Arrival:
 class Intake:
     """Takes custody of arrived objects."""
 
-    def __init__(self, ledger: Ledger, spool: Spool, settings: Settings) -> None:
+    def __init__(self, ledger: Ledger, spool: Spool, settings: Settings, live: Live | None = None) -> None:
         self._ledger = ledger
         self._spool = spool
         self._settings = settings
+        self._live = live or Live(settings)
 
     def receive(self, arrival: Arrival, transfer: Transfer | None = None) -> Outcome:
         """Take the object into custody; the file in ``incoming/`` is gone afterwards, whatever happens.
@@ -115,7 +119,7 @@ class Intake:
         if no_room := full(self._spool, self._settings):
             raise no_room
         kept: str | None = None
-        verdict = assess(header)
+        verdict, decision = self._decide(header, arrival.calling_ae_title)
         note = read_note(arrival.path, header)
         digest, size = data_set_digest(arrival.path), arrival.path.stat().st_size
         failpoint("receive.arrived")
@@ -123,7 +127,9 @@ class Intake:
             kept = self._spool.keep(arrival.path)
             failpoint("receive.kept")
         try:
-            outcome = self._record(header, verdict, arrival.calling_ae_title, digest, size, kept, note)
+            outcome = self._record(
+                header, verdict, decision, arrival.calling_ae_title, digest, size, kept, note
+            )
         except OutOfResources:
             self._spool.remove(kept)
             raise
@@ -154,17 +160,30 @@ class Intake:
         path = self._spool.absolute(relative)
         header = read_header(path)
         digest, size = data_set_digest(path), path.stat().st_size
-        outcome = self._record(header, assess(header), "", digest, size, relative)
+        calling_ae_title = sending_ae_title(path)
+        verdict, decision = self._decide(header, calling_ae_title)
+        outcome = self._record(header, verdict, decision, calling_ae_title, digest, size, relative)
         failpoint("adopt.recorded")
         if outcome is not Outcome.STORED:
             self._spool.remove(relative)
         _log.info("receive.adopted", study_instance_uid=header.study_instance_uid, outcome=outcome)
         return outcome
 
+    def _decide(self, header: Header, calling_ae_title: str) -> tuple[Verdict, Decision]:
+        """Return what becomes of the object: by its header, and by the rules of the site as they are now."""
+        verdict = assess(header)
+        if verdict.eligibility is Eligibility.IGNORED:
+            return verdict, Decision()
+        decision = decide(self._live.settings.rules, header, calling_ae_title)
+        if verdict.eligibility is Eligibility.CANDIDATE and not decision.analyse:
+            verdict = Verdict(Eligibility.NOT_ANALYSED, decision.reason)
+        return verdict, decision
+
     def _record(
         self,
         header: Header,
         verdict: Verdict,
+        decision: Decision,
         calling_ae_title: str,
         digest: str,
         size: int,
@@ -175,7 +194,7 @@ class Intake:
             try:
                 with self._ledger.write() as session:
                     return self._record_once(
-                        session, header, verdict, calling_ae_title, digest, size, kept, note
+                        session, header, verdict, decision, calling_ae_title, digest, size, kept, note
                     )
             except IntegrityError:
                 # Another sender committed the same study or instance first: the next look finds it.
@@ -188,6 +207,7 @@ class Intake:
         session: Session,
         header: Header,
         verdict: Verdict,
+        decision: Decision,
         calling_ae_title: str,
         digest: str,
         size: int,
@@ -240,6 +260,7 @@ class Intake:
             acquired_at=header.acquired_at,
             patient_age_years=header.patient_age_years,
             says_chest=says_chest(header),
+            decision=decision.kept(),
         )
         session.add(instance)
         if note is not None:
@@ -259,6 +280,8 @@ class Intake:
             "received",
             f"{header.sop_class_uid.name} from {calling_ae_title or 'a file of a listener that died'}",
         )
+        if self._live.settings.rules and state != InstanceState.IGNORED:
+            record_event(session, study, "rule", str(decision))
         return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
 
     def _known(

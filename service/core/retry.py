@@ -6,6 +6,7 @@ from service.core.circuits import try_now
 from service.core.confirmation import PATIENCE
 from service.core.ledger import now, record_event
 from service.core.refusals import forget
+from service.core.rules import Decision
 from service.core.settlement import deliveries_of, newest_revision, settle, unconfirmed
 from service.core.states import ConfirmationState, DeliveryState, InstanceState, RevisionState, StudyState
 from service.core.tables import Instance, Study
@@ -37,6 +38,11 @@ def retry_study(
         unread = instance.state == InstanceState.QUARANTINED and instance.pixel_digest is None
         if instance.state == InstanceState.FAILED or unread:
             retry_instance(study, instance)
+        elif _left_out(instance):
+            # By the rules of now; the report is built anew only when they take it.
+            instance.state, instance.reason, instance.decision = InstanceState.RECEIVED, None, None
+            instance.attempts, instance.ready_at = 0, moment
+            study.due_at = moment
     newest = newest_revision(session, study)
     deliveries = deliveries_of(session, study.id)
     destinations = {delivery.destination for delivery in deliveries}
@@ -60,6 +66,12 @@ def retry_study(
     how = ", and to send what is parked as it is" if as_built else ""
     record_event(session, study, "retried", f"{by} asked for another try{how}")
     return None
+
+
+def _left_out(instance: Instance) -> bool:
+    """Return whether nothing but a rule of the site keeps an image from being analysed."""
+    decision = Decision.of(instance.decision)
+    return instance.state == InstanceState.NOT_ANALYSED and instance.reason == decision.reason
 
 
 def retry_instance(study: Study, instance: Instance) -> None:

@@ -29,6 +29,8 @@ from service.core.admission import AETitle, Peer
 from service.core.destination import Destination, default_name, read_config, scheme
 from service.core.errors import ConfigurationError
 from service.core.notices import Channel
+from service.core.rules import Rule
+from service.core.rules import parse as parse_rules
 from service.core.tls import TLSFiles, client_context
 from service.core.tokens import Token
 from service.core.tokens import parse as parse_tokens
@@ -66,8 +68,8 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(
         None,
-        description="TOML file for what one line can't say: `[destinations.NAME]`, `[peers.NAME]`, "
-        "`[notices.NAME]`",
+        description="TOML file for what one line can't say: `[destinations.NAME]`, `[[rules]]`, "
+        "`[peers.NAME]`, `[notices.NAME]`",
     )
     data_dir: Path = Field(Path("hilum-data"), description="Spool, SQLite ledger, embedded Redis, reports")
     ae_title: AETitle = Field("HILUM", description="Our AE title")
@@ -94,6 +96,8 @@ class Settings(BaseSettings):
         description="Comma list of `NAME=dicom://AET@host:port` (`dicoms://…`: TLS) or "
         "`NAME=https://host/dicom-web` (STOW-RS); the name may be left out",
     )
+    # Of the file alone: no variable of the environment has such a name.
+    rules: Annotated[tuple[Rule, ...], NoDecode] = Field((), validation_alias="[[rules]]")
     calling_ae_titles: Annotated[tuple[Peer, ...], NoDecode] = Field(
         (),
         description="Comma list of AE titles that may send, short for `[peers.NAME]`; without either "
@@ -226,6 +230,12 @@ class Settings(BaseSettings):
     ) -> tuple[Destination, ...]:
         return tuple(item.with_our(_tls_files(info.data)) for item in value)
 
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _parse_rules(cls, value: object, info: ValidationInfo) -> object:
+        destinations: tuple[Destination, ...] | None = info.data.get("destinations")
+        return parse_rules(value, None if destinations is None else [item.name for item in destinations])
+
     @field_validator("calling_ae_titles", mode="before")
     @classmethod
     def _parse_titles(cls, value: object) -> object:
@@ -305,6 +315,7 @@ class Settings(BaseSettings):
         table = read_config(Path(str(data["config"])))
         if not data.get("destinations"):
             data["destinations"] = [{"name": name, **entry} for name, entry in table["destinations"].items()]
+        data["[[rules]]"] = table["rules"]
         if not data.get("notices"):
             data["notices"] = [{"name": name, **entry} for name, entry in table["notices"].items()]
         peers = [{"ae_title": name, **entry} for name, entry in table["peers"].items()]
@@ -441,7 +452,7 @@ def load(**overrides: object) -> Settings:
 
 def _line(location: tuple[int | str, ...], message: str) -> str:
     message = message.removeprefix("Value error, ")
-    if not location:
+    if not location or location[0] == "[[rules]]":
         return message
     name, *inside = (str(part) for part in location)
     return f"HILUM_{name.upper()}{''.join(f'[{part}]' for part in inside)}: {message}"

@@ -171,6 +171,8 @@ class Instance(Leased, Base):
 
     `says_chest`: its header calls it a chest radiograph, so that silence about it could be read as normal.
     `picture_path`: the decoded film as a PNG for people to look at.
+    `decision`: what the rules said of it (`service.core.rules.Decision`); None of what came before there were
+    rules, and of what is to be decided anew.
     """
 
     __tablename__ = "instance"
@@ -204,6 +206,7 @@ class Instance(Leased, Base):
     patient_age_years: Mapped[float | None] = mapped_column(Float)
     says_chest: Mapped[bool] = mapped_column(default=False)
     flags: Mapped[list[str]] = mapped_column(default=list)
+    decision: Mapped[dict[str, Any] | None]
 
     study: Mapped[Study] = relationship(back_populates="instances")
     subject: Mapped[Subject | None] = relationship()
@@ -398,6 +401,16 @@ class Circuit(Base):
     last_error: Mapped[str] = mapped_column(Text)
 
 
+class Pause(Base):
+    """A destination that nothing is sent to before `until`, because of its hours or its rate (`why`)."""
+
+    __tablename__ = "pause"
+
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    until: Mapped[datetime]
+    why: Mapped[str] = mapped_column(Text)
+
+
 class Refusal(Base):
     """A destination that rejected the first form of a kind when it was offered last, at this address."""
 
@@ -483,7 +496,8 @@ class Notice(Base):
 class Heartbeat(Base):
     """The last sign of life of one process of a role.
 
-    `detail` is what is wrong with it, `about` what it says of itself: version, and what only it knows.
+    `detail` is what is wrong with it, `config` is `service.core.live.Live.digest`, `about` what it says of
+    itself: version, and what only it knows.
     """
 
     __tablename__ = "heartbeat"
@@ -492,6 +506,7 @@ class Heartbeat(Base):
     role: Mapped[str] = mapped_column(String(16))
     at: Mapped[datetime]
     detail: Mapped[str] = mapped_column(Text)
+    config: Mapped[str] = mapped_column(String(64), default="")
     about: Mapped[dict[str, Any] | None]
 
 

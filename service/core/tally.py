@@ -198,6 +198,7 @@ _REASONS = {
     "outside the validated population": "population",
     "the pixel data cannot be decoded": "undecodable",
     "left out: the same exposure": "for_processing",
+    "left out by the rule": "rule",
     "not a radiograph": "no_radiograph",
     "a secondary image": "secondary",
     "a localizer": "localizer",

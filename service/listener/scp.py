@@ -25,6 +25,7 @@ from service.core.errors import ConfigurationError, HilumError, InvalidUID, Mism
 from service.core.identifiers import checked_uid
 from service.core.incoming import IncomingFile, full, remove_leftovers
 from service.core.ledger import Ledger
+from service.core.live import Live
 from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
@@ -49,12 +50,19 @@ class Listener:
     """The DIMSE server of one process."""
 
     def __init__(
-        self, settings: Settings, spool: Spool, ledger: Ledger, bounds: Bounds | None = None
+        self,
+        settings: Settings,
+        spool: Spool,
+        ledger: Ledger,
+        bounds: Bounds | None = None,
+        live: Live | None = None,
     ) -> None:
         self._settings = settings
+        self._live = live or Live(settings)
+        self._live.on_change(self._admit_destinations)
         self._spool = spool
         self._ledger = ledger
-        self._intake = Intake(ledger, spool, settings)
+        self._intake = Intake(ledger, spool, settings, self._live)
         self._audit = Audit(settings, "listener")
         self._transfers: dict[Association, Transfer] = {}
         self._bounds = bounds or Bounds()
@@ -64,9 +72,7 @@ class Listener:
         self._storage, self._commitment = storage_contexts(), commitment_context()
         self._ae.supported_contexts = [verification_context(), *self._storage]
         self._ae.require_called_aet = True
-        self._admission = Admission(settings.peers, settings.destinations)
-        if settings.peers:
-            self._ae.require_calling_aet = [peer.ae_title for peer in self._admission.peers]
+        self._admit_destinations(settings)
         self._ae.maximum_associations = settings.max_associations
         self._ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
         self._ae.acse_timeout = self._bounds.closing
@@ -120,6 +126,12 @@ class Listener:
             )
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
+
+    def _admit_destinations(self, settings: Settings) -> None:
+        """Let the peers from the start call, and the destinations of now answer."""
+        self._admission = Admission(self._settings.peers, settings.destinations)
+        if self._settings.peers:
+            self._ae.require_calling_aet = [peer.ae_title for peer in self._admission.peers]
 
     def stop(self) -> None:
         """Accept nobody new, let the running associations end for a while, then abort what is left."""
@@ -181,7 +193,7 @@ class Listener:
         """Take the answer to a storage commitment."""
         try:
             title = event.assoc.requestor.ae_title.strip()
-            return take_commitment(self._ledger, self._settings, title, event.event_information), None
+            return take_commitment(self._ledger, self._live.settings, title, event.event_information), None
         except Exception:
             _log.exception("commitment.failed")
             return HilumError.dimse_status, None

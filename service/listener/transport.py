@@ -385,13 +385,13 @@ class Messages(DIMSEServiceProvider):
                 # pynetdicom would abort where the sender is owed 0117.
                 file.refuse(fault)
                 setattr(command, keyword, _NO_UID)
-        file.begin(
-            create_file_meta(
-                sop_class_uid=command.AffectedSOPClassUID,
-                sop_instance_uid=command.AffectedSOPInstanceUID,
-                transfer_syntax=context.transfer_syntax[0],
-            )
+        file_meta = create_file_meta(
+            sop_class_uid=command.AffectedSOPClassUID,
+            sop_instance_uid=command.AffectedSOPInstanceUID,
+            transfer_syntax=context.transfer_syntax[0],
         )
+        file_meta.SendingApplicationEntityTitle = self.assoc.requestor.ae_title.strip()
+        file.begin(file_meta)
         message._data_set_file, message._data_set_path = file, file.path
 
 

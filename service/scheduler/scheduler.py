@@ -26,6 +26,7 @@ from service.core.failpoints import failpoint
 from service.core.heartbeat import BEAT_SECONDS, beat
 from service.core.leases import DECODE, INFER, MAX_ATTEMPTS, REPORT, Stage, exhausted, held, owner
 from service.core.ledger import Ledger, now, record_event
+from service.core.live import Live
 from service.core.purge import finish_erasures
 from service.core.receive import sweep_incoming
 from service.core.repair import Repair
@@ -61,14 +62,13 @@ class Scheduler:
         retention: Retention,
         audit: Audit,
         notices: Notices,
-        *,
-        report_every_radiograph: bool = False,
+        live: Live,
     ) -> None:
         self._ledger = ledger
         self._spool = spool
         self._retention = retention
         self._audit = audit
-        self._report_every_radiograph = report_every_radiograph
+        self._live = live
         self._enqueuer = Enqueuer(ledger, broker_url)
         self._stopped = threading.Event()
         self._beside = (
@@ -106,9 +106,11 @@ class Scheduler:
         if not self._holds_lease():
             return  # and says nothing: the scheduler that acts speaks for all
         if moment >= self._next_beat:
-            beat(self._ledger, "scheduler", "" if self._redis_reachable else "Redis cannot be reached")
+            fault = "" if self._redis_reachable else "Redis cannot be reached"
+            beat(self._ledger, "scheduler", fault, self._live.digest)
             self._next_beat = moment + BEAT_SECONDS
-        if conclude_due_studies(self._ledger, report_every_radiograph=self._report_every_radiograph):
+        every = self._live.settings.reports_every_radiograph
+        if conclude_due_studies(self._ledger, report_every_radiograph=every):
             failpoint("schedule.concluded")
         reachable = self._enqueuer.enqueue_ready()
         if reachable != self._redis_reachable:

@@ -1,10 +1,13 @@
 """The whole gateway as it is installed: real storescu in, real Orthanc out, real faults in between."""
 
+import hashlib
 import json
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -23,6 +26,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from service.core.heartbeat import ROLES
 from tests import factories
 from tests.faults.web import body, post
 from tests.reading import assert_says_what_the_api_says
@@ -355,6 +359,38 @@ def test_a_pacs_without_3d_gets_every_object_that_it_asks_for(gateway: Start, tm
         assert [(item["kind"], item["revision"]) for item in withdrawn] == [("sr", 1)]
         assert "Comprehensive SR instead" in running.run("status", film.StudyInstanceUID).stdout
         assert "since it rejected Comprehensive 3D SR" in running.run("doctor", "--json").stdout
+
+
+@pytest.mark.long
+def test_rules_that_are_saved_count_in_every_role_and_those_with_a_fault_do_not(
+    gateway: Start, tmp_path: Path
+) -> None:
+    config = tmp_path / "hilum.toml"
+    config.write_text('[destinations.PACS]\nurl = "dicom://PACS@127.0.0.1:9"\n')
+    running = gateway(config=config)
+
+    def taken() -> bool:
+        with closing(sqlite3.connect(running.data_dir / "ledger.sqlite3")) as ledger:
+            said = ledger.execute("SELECT role, config FROM heartbeat").fetchall()
+        digest = hashlib.sha256(config.read_bytes()).hexdigest()
+        return {role for role, _ in said} == {*ROLES, "api"} and {found for _, found in said} == {digest}
+
+    rule = '[[rules]]\nname = "no portable"\nwhen.station_name = "PORT*"\nanalyse = false\n'
+    with config.open("a") as stream:
+        stream.write(rule)
+    eventually(taken, 20, "the rules in every process")
+    config.write_text(f"{rule}destinations = ['PASC']\n")
+    readyz = f"{running.http_url}/readyz"
+    eventually(lambda: "HILUM_CONFIG" in httpx.get(readyz).json()["warnings"], 20, "a warning")
+    assert httpx.get(readyz).status_code == 200
+    film = factories.phantom_chest(31, StationName="PORT 3")
+    push(running, tmp_path, film)
+    study = running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)
+    assert study["result"]["reason"] == 'left out by the rule "no portable" of this site'
+    assert (study["instances"][0]["rule"], study["deliveries"]) == ("no portable", [])
+    doctor = running.run("doctor", "--json")
+    assert doctor.returncode == 1
+    assert "no such destination: PASC" in json.loads(doctor.stdout)[0]["seen"]
 
 
 def test_a_pacs_that_is_away_gets_the_report_when_it_is_back(

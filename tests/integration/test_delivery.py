@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -303,7 +304,13 @@ def test_a_destination_that_is_no_longer_configured_parks_its_reports(tmp_path: 
     reported(context)
     context.settings = context.settings.model_copy(update={"destinations": ()})
     deliver.run(context)
-    assert "no destination PACS" in str(rows(context)[0].last_error)
+    assert (rows(context)[0].state, rows(context)[0].attempts) == (DeliveryState.PENDING, 0)
+    with context.ledger.write() as session:
+        session.execute(update(Report).values(created_at=now() - timedelta(minutes=2)))
+    hurry(context)
+    deliver.run(context)
+    (row,) = rows(context)
+    assert (row.state, row.last_error) == ("parked", "no destination PACS is configured any more")
 
 
 def test_an_optional_destination_does_not_hold_the_study_up(tmp_path: Path) -> None:

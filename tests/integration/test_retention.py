@@ -17,6 +17,7 @@ from service.core import removal, repair, retention
 from service.core.checks import Check, examine
 from service.core.errors import OutOfResources
 from service.core.ledger import now, register_model
+from service.core.live import Live
 from service.core.receive import Arrival, Intake, Outcome
 from service.core.repair import Repair, Repaired, differences
 from service.core.retention import Cause, Retention
@@ -614,6 +615,7 @@ def test_the_scheduler_removes_files_and_finishes_erasures_beside_its_ticks(cont
         keeping(context),
         context.audit,
         Notices(context.ledger, context.settings),
+        Live(context.settings),
     )
     scheduler.tick()
     for work_ in scheduler._beside:

@@ -1,5 +1,7 @@
 """Queue `decode`: a received object becomes a film, or a reason why it is not analysed."""
 
+from typing import Any
+
 import numpy as np
 import structlog
 from sqlalchemy.orm import Session
@@ -9,6 +11,7 @@ from service.core.completion import request_analysis
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
 from service.core.failpoints import failpoint
+from service.core.header import read_header
 from service.core.leases import (
     DECODE,
     Lease,
@@ -20,6 +23,7 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import record_event
+from service.core.rules import Decision, decide
 from service.core.settings import Settings
 from service.core.settlement import settle
 from service.core.states import InstanceState
@@ -71,11 +75,17 @@ def run(context: Context) -> None:
 
 def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
     with context.ledger.read() as session:
-        spool_path = leased(session, lease).spool_path
-    assert spool_path is not None, "only objects that were kept wait for decoding"
-    prepared = prepare(
-        context.spool.absolute(spool_path), context.settings.population, context.weights.population_age_years
+        row: Instance = leased(session, lease)
+    assert row.spool_path is not None, "only objects that were kept wait for decoding"
+    path, settings = context.spool.absolute(row.spool_path), context.settings
+    anew = row.decision is None
+    decision = (
+        decide(settings.rules, read_header(path), row.calling_ae_title) if anew else Decision.of(row.decision)
     )
+    prepared = Prepared(None, decision.reason)
+    if decision.analyse:
+        population: Any = decision.population or settings.population
+        prepared = prepare(path, population, context.weights.population_age_years)
     film = prepared.film
     film_path = (
         context.spool.write("films", ".npy", lambda stream: np.save(stream, film.pixels)) if film else None
@@ -89,6 +99,12 @@ def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
     with discarding(context.spool, film_path, picture_path), context.ledger.write() as session:
         instance, study = held(session, lease)
         instance.film_path, instance.picture_path = film_path, picture_path
+        if anew:
+            instance.decision = decision.kept()
+            if settings.rules:
+                record_event(session, study, "rule", str(decision))
+            if film_path and study.revision:
+                study.build += 1  # a report that names it as left out has to be built anew
         _record(session, model_id, instance, study, prepared)
     failpoint("decode.recorded")
 

@@ -8,6 +8,7 @@ left alone for a while (`service.core.circuits`); what it accepted is proven lat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 from pydicom import Dataset, dcmread
@@ -46,6 +47,8 @@ _BATCH = 20
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FEW = 5
 _MOST_REBUILDS = 3
+# Another process may have taken up a newer configuration than this one.
+_PATIENCE = timedelta(seconds=60)
 # Of a destination that accepts every context and looks afterwards; the second is PS3.18 I.2.2.
 _NOT_SUPPORTED = (0x0122, 0xC122)
 _log = structlog.get_logger()
@@ -68,7 +71,7 @@ class _Batch:
 
 def run(context: Context) -> None:
     """Send what waits for the destination that has waited longest, then prove what was sent."""
-    name, leases = circuits.claim_for_one_destination(context.ledger, DELIVER, _BATCH)
+    name, leases = circuits.claim_for_one_destination(context.ledger, DELIVER, _BATCH, context.settings)
     if leases:
         failpoint("deliver.claimed")
         _send_to(context, name, leases)
@@ -78,10 +81,9 @@ def run(context: Context) -> None:
 def _send_to(context: Context, name: str, leases: list[Lease]) -> None:
     destination = context.settings.destination(name)
     if destination is None:
-        gone = PermanentDelivery(f"no destination {name} is configured any more")
         for lease in leases:
             with suppress(LeaseLost):
-                _finish(context, lease, Sent(None, gone))
+                _give_back_or_park(context, name, lease)
         return
     # What broke an association before goes last, so that it keeps nobody back.
     batch = _Batch(context, destination, sorted(leases, key=lambda lease: lease.attempts))
@@ -102,6 +104,18 @@ def _send_to(context: Context, name: str, leases: list[Lease]) -> None:
         circuits.failed(context.ledger, name, str(fault))
     else:
         circuits.reached(context.ledger, name)
+
+
+def _give_back_or_park(context: Context, name: str, lease: Lease) -> None:
+    """Park what goes to a destination that is not configured; a new report waits for who knows it."""
+    with context.ledger.read() as session:
+        age = now() - _report(session, lease).created_at
+    if age < _PATIENCE:
+        why = f"no destination {name} is configured here"
+        release(context.ledger, lease, why, 2.0, attempts=lease.attempts - 1)
+    else:
+        gone = PermanentDelivery(f"no destination {name} is configured any more")
+        _finish(context, lease, Sent(None, gone))
 
 
 def _send_batch(batch: _Batch) -> DeliveryError | None:

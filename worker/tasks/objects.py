@@ -86,6 +86,8 @@ class Job:
         Kinds that a destination is known not to take, by its name.
     beside
         Whether earlier revisions stand, because they speak of images whose files were removed.
+    routed
+        Destinations that the rules of the site send the result to; None: every one.
     identity
         Patient and order as an archive names them, by keyword, where that is not what the images say.
     """
@@ -107,6 +109,7 @@ class Job:
     refused: Mapping[str, frozenset[str]]
     identity: Mapping[str, str]
     superseded: tuple[Superseded, ...]
+    routed: frozenset[str] | None
 
 
 @dataclass(frozen=True)
@@ -133,20 +136,25 @@ def objects(context: Context, job: Job, conclusion: Result) -> Iterator[Object]:
         return frozenset(
             destination.name
             for destination in context.settings.destinations
-            if destination.wants(kind, finding, job.refused.get(destination.name, ()))
+            if _is_for(job, destination)
+            and destination.wants(kind, finding, job.refused.get(destination.name, ()))
         )
+
+    # Where nobody is left that the rules name, a person is told by a parked delivery.
+    there = {destination.name for destination in context.settings.destinations}
+    gone = frozenset() if job.routed is None or job.routed & there else job.routed
 
     if conclusion.finding is Finding.NOT_ANALYSED:
         told = _told_not_analysed(context, job)
         note = build_text_report(images, about(Kind.NOT_ANALYSED))
         readers = frozenset(item.name for item in told if item.takes_documents)
-        yield Object(Kind.NOT_ANALYSED, 1, conclusion.finding, note, readers)
+        yield Object(Kind.NOT_ANALYSED, 1, conclusion.finding, note, readers | gone)
         if names := frozenset(item.name for item in told if "pdf" in item.objects):
             page = build_document(images, about(Kind.PDF))
             yield Object(Kind.PDF, 1, conclusion.finding, page, names)
     else:
         report = build_structured_report(images, about(Kind.SR))
-        yield Object(Kind.SR, 1, conclusion.finding, report, wanting(Kind.SR))
+        yield Object(Kind.SR, 1, conclusion.finding, report, wanting(Kind.SR) | gone)
         if names := wanting(Kind.COMPREHENSIVE_SR):
             again = second_form(report, Kind.SR, job.installation, job.model.sha256, job.earlier)
             yield Object(Kind.COMPREHENSIVE_SR, 1, conclusion.finding, again, names)
@@ -191,8 +199,13 @@ def _told_not_analysed(context: Context, job: Job) -> list[Destination]:
         destination
         for destination in context.settings.destinations
         if destination.name in job.told
-        or (destination.wants_not_analysed(job.says_chest) and not job.rejected)
+        or (_is_for(job, destination) and destination.wants_not_analysed(job.says_chest) and not job.rejected)
     ]
+
+
+def _is_for(job: Job, destination: Destination) -> bool:
+    """Return whether the rules send it there; who holds an earlier revision gets its correction as well."""
+    return job.routed is None or destination.name in job.routed or destination.name in job.told
 
 
 def _report_context(

@@ -29,7 +29,8 @@ from service.core.leases import (
 )
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
-from service.core.results import ModelIdentity, Result, conclude
+from service.core.results import Finding, ModelIdentity, Result, conclude
+from service.core.rules import Decision, union
 from service.core.settings import Settings
 from service.core.settlement import settle, withdraw
 from service.core.states import (
@@ -59,8 +60,12 @@ class _Built(Object):
     size: int
 
 
-class _Delivering(Exception):
-    """An earlier revision is being delivered where a rejection note goes: the note must name that too."""
+# Another process may have taken up a newer configuration than this one.
+_PATIENCE = timedelta(seconds=60)
+
+
+class _NotYet(Exception):
+    """The revision cannot be built at this moment; that costs no attempt."""
 
 
 def check(settings: Settings) -> None:
@@ -83,7 +88,7 @@ def run(context: Context) -> None:
                 _report_one(context, lease)
             except LeaseLost as fault:
                 _log.warning("report.lease_lost", reason=str(fault))
-            except _Delivering as fault:
+            except _NotYet as fault:
                 release(context.ledger, lease, str(fault), 2.0, attempts=lease.attempts - 1)
             except Exception as fault:
                 _log.exception("report.failed")
@@ -149,13 +154,43 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             earlier=earlier_documents(session, study.id, revision.number),
             beside=stands_beside(session, study.id, revision.number),
             rejected=all(instance.state == InstanceState.REJECTED for instance in images),
-            says_chest=any(instance.says_chest for instance in images),
+            says_chest=any(
+                instance.says_chest and Decision.of(instance.decision).destinations != ()
+                for instance in images
+            ),
             told=frozenset(session.scalars(told.where(Outbox.destination.in_(names)))),
             identity=_identity(session, images),
             refused=_refused(session, context),
             superseded=_superseded(session, context, study.id, revision.number),
+            routed=None,
         )
+        job = replace(job, routed=_routed(images, job.images))
+        _check_routed(job, context, revision)
         return job, model.id
+
+
+def _routed(instances: Sequence[Instance], images: Sequence[Image]) -> frozenset[str] | None:
+    """Return where the result goes: the rules of the analysed images say it, else those of all of them."""
+    decisions = [Decision.of(instance.decision) for instance in instances]
+    analysed = [
+        decision
+        for decision, image in zip(decisions, images, strict=True)
+        if image.result.finding is not Finding.NOT_ANALYSED
+    ]
+    return union(analysed or decisions)
+
+
+def _check_routed(job: Job, context: Context, revision: Revision) -> None:
+    """Wait for a destination that this process has not heard of yet.
+
+    Raises
+    ------
+    _NotYet
+        While somebody else may know it.
+    """
+    missing = [name for name in job.routed or () if context.settings.destination(name) is None]
+    if missing and now() - revision.created_at < _PATIENCE:
+        raise _NotYet(f"no destination {', '.join(missing)} is configured here")
 
 
 def _refused(session: Session, context: Context) -> Mapping[str, frozenset[str]]:
@@ -232,7 +267,7 @@ def _supersede(session: Session, context: Context, study: Study, job: Job) -> No
 
     Raises
     ------
-    _Delivering
+    _NotYet
         When a delivery of an earlier revision is under way or came in between.
     """
     rejecting = _rejecting(context)
@@ -252,7 +287,7 @@ def _supersede(session: Session, context: Context, study: Study, job: Job) -> No
     ).all()
     under_way = any(row.lease_until is not None and row.lease_until > now() for row in rows)
     if under_way or _superseded(session, context, study.id, job.number) != job.superseded:
-        raise _Delivering("an earlier revision is being delivered")
+        raise _NotYet("an earlier revision is being delivered")
     for row in rows:
         withdraw(row, f"withdrawn: revision {job.number} replaces it")
 
@@ -285,8 +320,21 @@ def _put_out(
     )
     session.add(report)
     session.flush()
-    for destination in context.settings.destinations:
-        if destination.name not in item.destinations:
+    for name in sorted(item.destinations):
+        destination = context.settings.destination(name)
+        if destination is None:
+            gone = f"no destination {name} is configured any more"
+            session.add(
+                Outbox(
+                    destination=name,
+                    report_id=report.id,
+                    required=True,
+                    state=DeliveryState.PARKED,
+                    last_error=gone,
+                    ready_at=moment,
+                )
+            )
+            record_event(session, study, "parked", f"{item.kind} for {name}: {gone}")
             continue
         # Who holds an earlier revision gets its correction, however late.
         why = None if destination.name in job.told else _expired(destination, moment - study.received_at)

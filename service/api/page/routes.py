@@ -18,7 +18,7 @@ from service.api.rates import address_of
 from service.api.roles import Act, Caller, may
 from service.api.situation import Lookout
 from service.core.ledger import Ledger
-from service.core.settings import Settings
+from service.core.live import Live
 
 _PAGE_ROWS = 50
 # Where signing in may lead: nowhere else, whatever the address says.
@@ -38,9 +38,10 @@ def _repeat_csrf(request: Request, csrf: _Form = "") -> None:
 FROM_OUR_PAGE = Depends(_repeat_csrf)
 
 
-def page_routes(settings: Settings, ledger: Ledger, access: Access, lookout: Lookout) -> APIRouter:
+def page_routes(live: Live, ledger: Ledger, access: Access, lookout: Lookout) -> APIRouter:
     """Return the routes of the pages, but for those of one study."""
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    settings = live.settings
 
     @router.get("/login")
     def login_page(next_path: Annotated[str, Query(alias="next")] = "/") -> Response:
@@ -120,7 +121,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access, lookout: Loo
     def system_page(caller: _Reader) -> Response:
         situation = lookout.look()
         with ledger.read() as session:
-            known = system(session, settings)
+            known = system(session, live.settings)
         return page(
             "system.html",
             caller=caller,

@@ -19,7 +19,7 @@ from service.api.schemas import StudyOut
 from service.api.situation import Lookout
 from service.core.audit import Audit
 from service.core.ledger import Ledger, now
-from service.core.settings import Settings
+from service.core.live import Live
 from service.core.spool import Spool
 from service.core.states import DeliveryState, Kind, StudyState
 
@@ -27,9 +27,10 @@ _Reader = Annotated[Caller, may(Act.READ)]
 _SeesFilms = Annotated[Caller, may(Act.SEE_FILMS)]
 
 
-def study_routes(settings: Settings, ledger: Ledger, lookout: Lookout, audit: Audit) -> APIRouter:
+def study_routes(live: Live, ledger: Ledger, lookout: Lookout, audit: Audit) -> APIRouter:
     """Return the routes below `/studies/{StudyInstanceUID}`."""
     router = APIRouter(prefix="/studies/{study_instance_uid}", include_in_schema=False)
+    settings = live.settings
     spool = Spool(settings.data_dir)
 
     @router.get("", response_class=HTMLResponse)
@@ -42,7 +43,7 @@ def study_routes(settings: Settings, ledger: Ledger, lookout: Lookout, audit: Au
             films = pictures.pictures_of(session, study_instance_uid)
             documents = pictures.documents_of(session, study_instance_uid)
             patients = patients_of(session, study_instance_uid) if sees_patients else []
-        names = [item.name for item in settings.destinations]
+        names = [item.name for item in live.settings.destinations]
         answer = explain(found, progress, situation, names, now(), settings.zone)
         if patients:
             ids = [(item.patient_id, item.issuer_of_patient_id) for item in patients]
