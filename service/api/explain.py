@@ -36,6 +36,10 @@ KINDS: Mapping[str, str] = {
 }
 """What objects are called to people."""
 _NOTHING = Step("Nothing: it goes on by itself.")
+_PAUSED = (
+    _NOTHING,
+    Step("If that is not meant: `hours` and `rate` of the destination, in the file of HILUM_CONFIG."),
+)
 _DONE = {DeliveryState.DELIVERED, DeliveryState.CONFIRMED}
 
 
@@ -253,6 +257,14 @@ def _pending(pending: Sequence[DeliveryOut], situation: Situation, zone: tzinfo 
         return Answer(
             "wrong", f"The report is made and waits: {found[0].said}", [found[0].why], found[0].steps
         )
+    for item in pending:
+        if item.waits_for and item.waits_until:
+            return Answer(
+                "waits",
+                f"The report is made and waits for {item.waits_for} at {item.destination}.",
+                [f"It is sent from {item.waits_until.astimezone(zone):%Y-%m-%d %H:%M:%S} on."],
+                _PAUSED,
+            )
     errors = [
         f"{_name(item)} for {item.destination}: {item.last_error}" for item in pending if item.last_error
     ]

@@ -287,6 +287,17 @@ _ANY_REFUSAL = (
 
 _REASONS: Sequence[tuple[str, Sequence[Step]]] = (
     (
+        "left out by the rule",
+        (
+            Step(
+                "A rule in the file of HILUM_CONFIG says so. If that is not meant, look which rule speaks of "
+                "a film, and why:",
+                "hilum rules test FILE --calling AET",
+            ),
+            Step("With the rule changed:", button="retry"),
+        ),
+    ),
+    (
         "age unknown",
         (
             Step(
