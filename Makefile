@@ -47,7 +47,7 @@ venv: $(VENV)/.installed-dev ## Make the virtual environment for development (VE
 demo: $(VENV)/.installed-demo ## Run the gateway on a real chest film, or on FILES="a.dcm b.jpeg folder/"
 	$(BIN)/hilum demo $(FILES)
 
-check: venv ## Format, lint, types, import rules, unit tests: under a minute
+check: venv debian-packages ## Format, lint, types, import rules, unit tests: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
