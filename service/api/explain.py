@@ -215,7 +215,10 @@ def _reported(
     return Answer(
         "none",
         "A result is here, and no destination wants a report of it.",
-        ["`objects` and `not_analysed` of each destination in HILUM_CONFIG decide who gets what."],
+        [
+            "In the file of HILUM_CONFIG `objects` and `not_analysed` of each destination, and `[[rules]]`, "
+            "decide who gets what."
+        ],
         [Step("Nothing, if that is meant.")],
     )
 

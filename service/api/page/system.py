@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.core.certificates import in_file
 from service.core.confirmation import unconfirmed
 from service.core.ledger import expected_revision
+from service.core.pauses import pauses
 from service.core.refusals import refusals
 from service.core.settings import Settings
 from service.core.states import DELIVERED_STATES, DeliveryState, Kind
@@ -82,6 +83,9 @@ def _destinations(session: Session, settings: Settings) -> Iterator[DestinationS
         remarks.setdefault(row.destination, []).append(_FORMS[Kind(row.kind)])
     for name, count in unconfirmed(session).items():
         remarks.setdefault(name, []).append(f"it confirmed none of {count} deliveries of the last day")
+    for pause in pauses(session):
+        until = f"{pause.until.astimezone(settings.zone):%Y-%m-%d %H:%M:%S}"
+        remarks.setdefault(pause.destination, []).append(f"waits for {pause.why}, until {until}")
     known = {item.name: item for item in settings.destinations}
     unsettled = (DeliveryState.PENDING, DeliveryState.PARKED)
     named = [select(Outbox.destination).where(Outbox.state == state).distinct() for state in unsettled]
