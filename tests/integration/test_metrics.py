@@ -148,9 +148,16 @@ def test_the_listener_counts_who_associates_and_what_it_answers(tmp_path: Path) 
         for title in ("ROUTER", "ROUTER", "STRANGER"):
             storescu(film, "HILUM", listening.port, calling_aet=title)
         storescu(film, "OTHERNAME", listening.port, calling_aet="ROUTER")
-        listening.settle(set(threading.enumerate()))
-        tally.flush(listening.ledger)
-        samples = scrape(listening.settings, listening.ledger)
+
+        def counted() -> Samples | None:
+            tally.flush(listening.ledger)
+            found = scrape(listening.settings, listening.ledger)
+            associations = [value for (name, _), value in found.items() if name == "hilum_associations_total"]
+            return found if sum(associations) == 4 else None
+
+        # The requestor has its answer a moment before it is counted.
+        samples = eventually(counted, 30, "four associations")
+    assert samples is not None
     assert of(samples, "hilum_associations_total", peer="ROUTER", result="accepted") == 2
     assert of(samples, "hilum_associations_total", peer="ROUTER", result="rejected") == 1
     assert of(samples, "hilum_associations_total", peer="other", result="rejected") == 1
