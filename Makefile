@@ -34,7 +34,7 @@ DEBIAN_PACKAGES := \
 	npm:$(or $(shell command -v npm),/usr/bin/npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test test-long soak lock audit sbom licences format clean debian-packages ohif
+.PHONY: help venv demo check test test-long soak lock audit sbom licences format clean debian-packages ohif axe
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -55,7 +55,7 @@ check: venv ## Format, lint, types, import rules, unit tests: under a minute
 # The tests of the viewer have the machine to themselves: a browser that renders in software takes all of it.
 test: venv debian-packages ## Run all tests, on real servers, but the long ones
 	$(BIN)/pytest $(PROCESSES) -m "not long and not viewer" tests $(PYTEST)
-	-@$(MAKE) --no-print-directory ohif
+	-@$(MAKE) --no-print-directory ohif axe
 	$(BIN)/pytest -m viewer tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
 test-long: venv debian-packages ## Run the long tests
@@ -82,7 +82,7 @@ format: venv ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove the virtual environment and everything built or cached
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .ohif demo-out
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .ohif .axe demo-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The viewer of the tests, in the version and with the hash of pin.json.
@@ -91,6 +91,13 @@ ohif: .ohif/package.json
 .ohif/package.json: deploy/ohif/pin.json deploy/ohif/fetch.mjs
 	@echo "fetching the viewer OHIF: 48 MB, once"
 	@node deploy/ohif/fetch.mjs .ohif
+	@touch $@
+
+# What the tests ask whether everybody can use the dashboard (MPL-2.0; it is in no package of ours).
+axe: .axe/package.json
+
+.axe/package.json: tests/viewers/axe.json deploy/ohif/fetch.mjs
+	@node deploy/ohif/fetch.mjs .axe tests/viewers/axe.json
 	@touch $@
 
 # A stamp is newer than pyproject.toml when what that asks for is installed.

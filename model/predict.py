@@ -44,6 +44,11 @@ class Scores(NamedTuple):
     activation: npt.NDArray[np.float32]
 
 
+def device_name() -> str:
+    """Return what predictions are computed on where nobody chooses: a GPU's name, or "CPU"."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
 class Predictor:
     """A loaded network with its calibration, operating point and gate. Not safe for concurrent threads."""
 

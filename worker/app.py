@@ -6,10 +6,11 @@ one network loaded, `report` is CPU-bound Python, `deliver` waits for other peop
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import structlog
 from celery import signals
@@ -57,6 +58,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
     check: Callable[[Settings], None] | None = getattr(stage, "check", None)
     if check is not None:
         check(settings)
+    about: Callable[[Context], Mapping[str, Any]] = getattr(stage, "about", lambda _: {})
     # Children are forked with what the pool has taken up until then.
     live = Live(settings)
     live.start()
@@ -79,7 +81,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
             _log.warning("pool.started_without_ledger", error=type(fault).__name__)
         if pool.kind == "prefork":
             live.start()  # threads are not forked
-        start_beating(context().ledger, queue, config=lambda: live.digest)
+        start_beating(context().ledger, queue, lambda: {**about(context()), **live.about()})
 
     if queue == DELIVER.queue:
         live.on_change(lambda _: end_all(context().ledger))

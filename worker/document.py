@@ -16,7 +16,7 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from service.core.results import Finding
 from worker import codes, wording
-from worker.heatmap import overlay
+from worker.colours import overlay
 from worker.page import GREY, HEIGHT, LEADING, MARGIN, NOT_PRINTABLE, WHITE, WIDTH, Page, printable
 from worker.report_context import (
     ImageResult,

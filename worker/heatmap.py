@@ -1,4 +1,4 @@
-"""The picture for any viewer: film, class activation and verdict, as a secondary capture and as PNG."""
+"""The picture for any viewer: film, class activation and verdict, as a secondary capture."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,7 +7,6 @@ from io import BytesIO
 import numpy as np
 from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -16,7 +15,9 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import DA, DS, TM
 
 from worker import codes, wording
-from worker.contour import contour, resampled
+from worker.colours import blend
+from worker.contour import contour
+from worker.picture import eight_bit
 from worker.report_context import (
     ImageResult,
     ReportContext,
@@ -27,14 +28,13 @@ from worker.report_context import (
 )
 from worker.source import anonymous, inherit, local_time, normalised
 
-__all__ = ["build_heatmap", "contour", "overlay", "plain_of", "png"]
+__all__ = ["build_heatmap", "contour", "plain_of"]
 
 SERIES_NUMBER = 9002
 SERIES_DESCRIPTION = "AI Pneumonia heatmap, not for diagnosis"
 LONG_SIDE = 1024
 JPEG_QUALITY = 90
 
-_OPACITY = 0.55  # of the colour where the activation is 1; the film stays readable through it
 _MARGIN = 10
 _BAR_HEIGHT = 10
 _WHITE, _YELLOW, _GREY = (255, 255, 255), (255, 214, 10), (190, 190, 190)
@@ -140,31 +140,6 @@ def plain_of(heatmap: Dataset, *, series_instance_uid: str, sop_instance_uid: st
     return copy
 
 
-def overlay(film: NDArray[np.uint16], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the film with the activation in colour over it.
-
-    Parameters
-    ----------
-    film
-        uint16 (h, w), 0 black to 65535 white.
-    activation
-        float32 of any size in [0, 1], covering the film edge to edge.
-
-    Returns
-    -------
-    uint8 (h, w, 3)
-        RGB; where the activation is 0 the film is unchanged.
-    """
-    return _blend(_eight_bit(film), activation)
-
-
-def png(array: NDArray[np.uint16] | NDArray[np.uint8]) -> bytes:
-    """Return a PNG of a film (uint16 (h, w), written with 8 bits) or an overlay (uint8 (h, w, 3))."""
-    buffer = BytesIO()
-    Image.fromarray(_eight_bit(array)).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
-
-
 def _picture(image: ImageResult, context: ReportContext) -> NDArray[np.uint8]:
     """Return the film with its overlay, and the legend in a strip below it that covers no anatomy."""
     assert image.film is not None
@@ -178,8 +153,8 @@ def _picture(image: ImageResult, context: ReportContext) -> NDArray[np.uint8]:
             break
         scale = (LONG_SIDE - legend.height) / height
     rows = min(max(round(height * scale), 1), LONG_SIDE - legend.height)
-    film = Image.fromarray(_eight_bit(image.film)).resize((columns, rows), Image.Resampling.BILINEAR)
-    return np.vstack([_blend(np.asarray(film), image.activation), np.asarray(legend)])
+    film = Image.fromarray(eight_bit(image.film)).resize((columns, rows), Image.Resampling.BILINEAR)
+    return np.vstack([blend(np.asarray(film), image.activation), np.asarray(legend)])
 
 
 def _legend(image: ImageResult, context: ReportContext, width: int) -> Image.Image:
@@ -208,7 +183,7 @@ def _legend(image: ImageResult, context: ReportContext, width: int) -> Image.Ima
     length = max(min(width - start - round(right) - 8 - _MARGIN, 300), 1)
     # The colours as they look over a mid-grey film, strongest at the right.
     ramp = np.broadcast_to(np.linspace(0, 1, length, dtype=np.float32), (_BAR_HEIGHT, length))
-    bar = _blend(np.full(ramp.shape, 96, np.uint8), ramp)
+    bar = blend(np.full(ramp.shape, 96, np.uint8), ramp)
     strip.paste(Image.fromarray(bar), (start, round(top + small * 0.2)))
     draw.text((start + length + 8, top), "high", fill=_GREY, font=_font(small))
     return strip
@@ -227,30 +202,6 @@ def _wrapped(text: str, size: int, colour: tuple[int, int, int], fitting: int) -
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=1)
-def _premultiplied() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Return, for 256 steps of activation, how much of the film stays (of 256) and the colour added."""
-    steps = np.linspace(0, 1, 256)
-    opacity = _OPACITY * steps
-    colour = colormaps["turbo"](0.05 + 0.85 * steps)[:, :3] * 255  # without the map's two dark ends
-    return (256 * (1 - opacity)).round().astype(np.uint16), (256 * opacity[:, None] * colour).astype(
-        np.uint16
-    )
-
-
-def _blend(grey: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
-    kept, colour = _premultiplied()
-    step = (resampled(activation, *grey.shape) * 255).astype(np.uint8)
-    film = grey * kept[step]
-    blended = colour[step]
-    blended += film[..., None]
-    return (blended >> 8).astype(np.uint8)
-
-
-def _eight_bit(array: NDArray[np.uint16] | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array.astype(np.uint8, copy=False)
 
 
 def _jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,7 +1,8 @@
-// Fetch OHIF ready built, in the one version of pin.json: node fetch.mjs FOLDER
+// Fetch an npm package ready built, in the one version of a pin: node fetch.mjs FOLDER [PIN.json]
 //
-// The demonstration serves this version, and the tests look through it. FOLDER/dist is the viewer and
-// FOLDER/package.json says which; nothing is unpacked from a package with another hash than the recorded one.
+// Without a pin it is OHIF in the version of pin.json: the demonstration serves it, and the tests look through
+// it. FOLDER/dist is the viewer then and FOLDER/package.json says which. Nothing is unpacked from a package
+// with another hash than the recorded one.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
@@ -9,7 +10,8 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
 const folder = resolve(process.argv[2]);
-const pin = JSON.parse(readFileSync(new URL('pin.json', import.meta.url), 'utf8'));
+const pin = JSON.parse(readFileSync(process.argv[3] ?? new URL('pin.json', import.meta.url), 'utf8'));
+const files = pin.files ?? ['dist', 'package.json'];
 const download = mkdtempSync(join(tmpdir(), 'ohif-'));
 
 function run(program, ...options) {
@@ -25,7 +27,7 @@ try {
   if (`sha512-${digest}` !== pin.integrity) throw new Error(`sha512-${digest} is not the hash in pin.json`);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  run('tar', '-xzf', tarball, '-C', folder, '--strip-components=1', 'package/dist', 'package/package.json');
+  run('tar', '-xzf', tarball, '-C', folder, '--strip-components=1', ...files.map(name => `package/${name}`));
 } catch (fault) {
   console.error(`${pin.name} ${pin.version} was not fetched: ${fault.message}`);
   process.exitCode = 1;

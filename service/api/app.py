@@ -1,31 +1,38 @@
 """Role 2, HTTP: the state of everything, read from the ledger, and the door of STOW-RS."""
 
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AfterValidator
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from service.api import actions, schemas, status
 from service.api.access import Access
 from service.api.actions import StudyUID
+from service.api.feed import Feed
 from service.api.gate import LEDGER_AWAY, BodyBounds, Gate, Shield
 from service.api.metrics import registry
+from service.api.page.render import row
 from service.api.page.routes import page_routes
+from service.api.page.study import study_routes
 from service.api.problems import on_http_exception, on_ledger_away, on_validation_error
-from service.api.rates import Rates
+from service.api.rates import Rates, address_of, client_of
 from service.api.roles import Act, Caller, may
+from service.api.situation import Lookout
 from service.api.stow import Bounds, stow_routes
 from service.core.audit import Audit
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
 from service.core.live import Live
+from service.core.results import Finding
 from service.core.settings import Settings
 from service.core.states import StudyState
 
@@ -35,6 +42,9 @@ _DESCRIPTION = (
 _READER = [may(Act.READ)]
 # Without what the file says: anybody may ask.
 _CONFIG_REFUSED = "the file was saved with a fault, so what it said before counts: see `hilum doctor`"
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -77,10 +87,15 @@ def create_app(
 
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]), name="swagger")
     app.mount("/assets", StaticFiles(packages=[("service.api.page", "assets")]), name="assets")
+    feed = Feed(ledger, partial(row, zone=settings.zone))
+    # The server closes it before it waits for what is under way: `service.api.server`.
+    app.state.feed = feed
     app.include_router(_health(ledger, live))
-    app.include_router(_api(settings, ledger))
+    app.include_router(_api(settings, ledger, feed, live))
     app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
-    app.include_router(page_routes(settings, ledger, access))
+    lookout = Lookout(ledger, settings)
+    app.include_router(page_routes(live, ledger, access, lookout))
+    app.include_router(study_routes(live, ledger, lookout, audit))
 
     @app.get("/openapi.json", dependencies=_READER, include_in_schema=False)
     def openapi() -> dict[str, Any]:
@@ -111,9 +126,9 @@ def _health(ledger: Ledger, live: Live) -> APIRouter:
     return router
 
 
-def _api(settings: Settings, ledger: Ledger) -> APIRouter:
+def _api(settings: Settings, ledger: Ledger, feed: Feed, live: Live) -> APIRouter:
     router = APIRouter()
-    metrics = registry(settings, ledger)
+    metrics = registry(settings, ledger, live)
 
     @router.get("/metrics", dependencies=_READER, response_class=Response)
     def scrape() -> Response:
@@ -123,13 +138,18 @@ def _api(settings: Settings, ledger: Ledger) -> APIRouter:
     @router.get("/api/studies", dependencies=_READER)
     def studies(
         state: StudyState | None = None,
+        finding: Finding | None = None,
+        attention: bool | None = None,
         since: Moment | None = None,
+        until: Moment | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     ) -> schemas.StudyList:
-        """List studies, newest first."""
+        """List studies, newest first; `attention`: those that need a person, or those that do not."""
+        wanted = status.Wanted(state, finding, attention, since, until)
         with ledger.read() as session:
-            return status.list_studies(session, state, since, limit, cursor)
+            listed = status.list_studies(session, wanted, limit, cursor)
+        return schemas.StudyList.of(listed.studies, listed.older)
 
     @router.get("/api/studies/{study_instance_uid}", dependencies=_READER)
     def study(study_instance_uid: StudyUID) -> schemas.StudyOut:
@@ -147,5 +167,21 @@ def _api(settings: Settings, ledger: Ledger) -> APIRouter:
         """
         actions.retry(ledger, study_instance_uid, caller, as_built=as_built)
         return {"status": "retried"}
+
+    @router.get("/api/events", dependencies=_READER, response_class=StreamingResponse, responses=_STREAM)
+    def events(
+        request: Request,
+        rows: bool = False,
+        last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
+    ) -> StreamingResponse:
+        """Stream what happens to studies as server-sent events, each with its study as the list has it.
+
+        A stream ends after five minutes, and comes back with `Last-Event-ID` by itself in a browser. The
+        event `reset` says that something was missed: look at all of it again. With `rows` each study comes as
+        a row of the dashboard's list too.
+        """
+        client = client_of(address_of(request))
+        feed.check_room(client)
+        return StreamingResponse(feed.stream(client, last_event_id, rows), media_type="text/event-stream")
 
     return router

@@ -27,6 +27,7 @@ from service.core.circuits import away
 from service.core.heartbeat import ROLES, silent_roles
 from service.core.leases import STAGES, count_ready, oldest_ready_seconds
 from service.core.ledger import Ledger, now
+from service.core.live import Live
 from service.core.results import Finding
 from service.core.settings import Settings
 from service.core.states import DeliveryState, NoticeState, StudyState
@@ -42,34 +43,35 @@ _WAITING = (DeliveryState.PENDING, DeliveryState.PARKED)
 class LedgerCollector(Collector):
     """Asks the ledger when Prometheus asks."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self._settings = settings
+    def __init__(self, live: Live, ledger: Ledger) -> None:
+        self._live = live
         self._ledger = ledger
 
     def collect(self) -> Iterable[Metric]:
+        settings = self._live.settings
         with self._ledger.read() as session:
             for part in (_studies, _queues, _deliveries, _destinations, _silence, _roles, _notices, _models):
-                yield from part(session, self._settings)
+                yield from part(session, settings)
             sums = tally.read(session)
             for what in tally.COUNTS:
-                yield _counted(what, sums[what.name], _from_the_start(what, self._settings))
+                yield _counted(what, sums[what.name], _from_the_start(what, settings))
         yield _gauge(
             "hilum_role_up",
             "1 when a process of the role is alive and well",
             ("role",),
             _up(ROLES, silent_roles(self._ledger)),
         )
-        yield from _disk(self._settings)
-        yield from _certificates(self._settings)
+        yield from _disk(settings)
+        yield from _certificates(settings)
         info = InfoMetricFamily("hilum_build", "The version that answers")
         info.add_metric([], {"version": version("hilum")})
         yield info
 
 
-def registry(settings: Settings, ledger: Ledger) -> CollectorRegistry:
+def registry(settings: Settings, ledger: Ledger, live: Live | None = None) -> CollectorRegistry:
     """Return a registry with the ledger's collector alone."""
     made = CollectorRegistry(auto_describe=False)
-    made.register(LedgerCollector(settings, ledger))
+    made.register(LedgerCollector(live or Live(settings), ledger))
     return made
 
 

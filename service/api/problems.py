@@ -3,7 +3,7 @@
 Neither repeats what was asked for, nor what went wrong inside.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
+from service.api.mends import LEDGER_STEPS, Step
 from service.api.page.render import page
 
 _MACHINES = ("/api/", "/dicomweb/", "/docs/assets/", "/assets/")
@@ -24,15 +25,22 @@ def is_page(path: str) -> bool:
     return not path.startswith(_MACHINES) and path not in _MACHINE_PATHS
 
 
-def problem(request: Request, status: int, detail: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the answer to a request that is not served."""
+def problem(
+    request: Request,
+    status: int,
+    detail: Any,
+    headers: Mapping[str, str] | None = None,
+    steps: Sequence[Step] = (),
+) -> Response:
+    """Return the answer to a request that is not served; `steps` are for people."""
     path = request.scope["path"]
     if not is_page(path):
         return JSONResponse({"detail": detail}, status, headers)
     if status == 401:
         back = "" if path == "/" else f"?next={quote(path)}"
         return RedirectResponse(f"/login{back}", 303)
-    return page("problem.html", status, headers, title=HTTPStatus(status).phrase, detail=detail, caller=None)
+    title = HTTPStatus(status).phrase
+    return page("problem.html", status, headers, title=title, detail=detail, steps=steps, caller=None)
 
 
 async def on_http_exception(request: Request, fault: Exception) -> Response:
@@ -52,4 +60,5 @@ async def on_validation_error(request: Request, fault: Exception) -> Response:
 
 async def on_ledger_away(request: Request, fault: Exception) -> Response:
     """Say that the ledger does not answer."""
-    return problem(request, 503, f"the ledger cannot be reached ({type(fault).__name__})")
+    detail = f"the ledger cannot be reached ({type(fault).__name__})"
+    return problem(request, 503, detail, steps=LEDGER_STEPS)

@@ -21,12 +21,14 @@ class Act(StrEnum):
     """What one may do with the gateway."""
 
     READ = "see studies"
+    SEE_FILMS = "see films and reports"
+    SEE_PATIENTS = "see whose studies they are"
     STORE = "store images"
     RETRY = "try a study again"
     SEND_AS_BUILT = "send reports as they are, whatever their destination says"
 
 
-_CLINICIAN = {Act.READ, Act.STORE, Act.RETRY}
+_CLINICIAN = {Act.READ, Act.SEE_FILMS, Act.SEE_PATIENTS, Act.STORE, Act.RETRY}
 MAY: dict[Role, set[Act]] = {
     "viewer": {Act.READ},
     "clinician": _CLINICIAN,
@@ -41,7 +43,8 @@ class Caller:
     Attributes
     ----------
     token
-        What was shown; None is somebody on this machine, where there are no tokens: they may do everything.
+        What was shown; None is somebody on this machine, where there are no tokens: they may do everything
+        but see whose studies they are. Nobody is told that who has not signed in.
     csrf
         What an unsafe request must repeat when a cookie says who asks; None when a cookie does not.
     """
@@ -56,13 +59,15 @@ class Caller:
 
     def may(self, act: Act) -> bool:
         """Return whether their role may do this."""
-        return self.token is None or act in MAY[self.token.role]
+        if self.token is None:
+            return act is not Act.SEE_PATIENTS
+        return act in MAY[self.token.role]
 
     def must(self, act: Act) -> None:
         """Answer 403 unless they may do this."""
         if not self.may(act):
-            assert self.token is not None
-            raise HTTPException(403, f"the role {self.token.role} may not {act}")
+            who = f"the role {self.token.role}" if self.token else "who has not signed in"
+            raise HTTPException(403, f"{who} may not {act}")
 
     def must_repeat(self, csrf: str) -> None:
         """Answer 403 when a cookie says who asks and the request does not bring what only our pages know."""

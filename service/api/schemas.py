@@ -1,6 +1,8 @@
 """The JSON of the API; field names are fixed, others script against them."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,7 +24,7 @@ class InstanceOut(BaseModel):
     probability: float | None
     reason: str | None
     flags: list[str]
-    rule: str | None
+    rule: str | None = None
 
 
 class ModelOut(BaseModel):
@@ -50,10 +52,10 @@ class DeliveryOut(BaseModel):
     state: str
     attempts: int
     last_error: str | None
-    waits_for: str | None
-    waits_until: datetime | None
     delivered_at: datetime | None
     confirmed_at: datetime | None
+    waits_for: str | None = None
+    waits_until: datetime | None = None
 
 
 class EventOut(BaseModel):
@@ -94,6 +96,18 @@ class StudyList(BaseModel):
 
     studies: list[StudySummary]
     cursor: str | None
+
+    @classmethod
+    def of(cls, studies: Sequence[StudySummary], older: int | None) -> Self:
+        """Return the page whose next one begins before the id `older`."""
+        return cls(studies=list(studies), cursor=None if older is None else str(older))
+
+
+class HappeningOut(EventOut):
+    """One event as it is streamed; `row`, if asked for, is the study as a row of the dashboard (HTML)."""
+
+    study: StudySummary
+    row: str | None = None
 
 
 class Readiness(BaseModel):

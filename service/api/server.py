@@ -1,6 +1,7 @@
 """uvicorn, with an end to connections that ask for nothing, and a bound on how many there are."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -9,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.api.feed import Feed
 from service.core.settings import Settings
 
 _BETWEEN_REQUESTS_SECONDS = 10.0
@@ -90,6 +92,18 @@ def configuration(
     )
 
 
+class Server(uvicorn.Server):
+    """Ends the streams of events before it waits for requests that are under way: those would never end."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._feed.close()
+        await super().shutdown(sockets)
+
+
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve until SIGTERM; requests under way have a while to end."""
-    uvicorn.Server(configuration(app, settings)).run()
+    Server(configuration(app, settings), app.state.feed).run()

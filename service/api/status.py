@@ -1,8 +1,10 @@
 """What the ledger says of studies and of the gateway, as the API shows it."""
 
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.api import schemas
@@ -11,24 +13,73 @@ from service.core.rules import Decision
 from service.core.states import AnalysisState, DeliveryState, InstanceState
 from service.core.tables import Analysis, Instance, Outbox, Pause, Report, Study
 
+# Of no row: the greatest that a column of ids can hold in PostgreSQL.
+_NO_ID = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which studies are listed; None is no condition. `attention`: whether a person is needed."""
+
+    state: str | None = None
+    finding: str | None = None
+    attention: bool | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A page of studies, newest first; `older` and `newer` are the cursors of the pages beside it."""
+
+    studies: Sequence[schemas.StudySummary]
+    older: int | None
+    newer: int | None
+
 
 def list_studies(
-    session: Session, state: str | None, since: datetime | None, limit: int, cursor: int | None
-) -> schemas.StudyList:
-    """Return studies, newest first; `cursor` is the last id of the page before."""
-    query = select(Study).order_by(Study.id.desc()).limit(limit + 1)
-    if state:
-        query = query.where(Study.state == state)
-    if since:
-        query = query.where(Study.received_at >= since)
-    if cursor is not None:
-        query = query.where(Study.id < cursor)
-    found = session.scalars(query).all()
-    page = found[:limit]
-    return schemas.StudyList(
-        studies=[schemas.StudySummary.model_validate(_summary(study)) for study in page],
-        cursor=str(page[-1].id) if len(found) > limit else None,
+    session: Session, wanted: Wanted, limit: int, cursor: int | None = None, newer: int | None = None
+) -> Listed:
+    """Return the newest studies of those before `cursor`, or the oldest of those after `newer`.
+
+    Both are ids: a page costs the same wherever it lies.
+    """
+    query = select(Study).where(*_conditions(session, wanted)).limit(limit + 1)
+    if newer is not None:
+        found = session.scalars(query.where(Study.id > newer).order_by(Study.id)).all()
+        page, more, before = found[:limit][::-1], newer > 0, len(found) > limit
+    else:
+        if cursor is not None:
+            query = query.where(Study.id < cursor)
+        found = session.scalars(query.order_by(Study.id.desc())).all()
+        page, more, before = found[:limit], len(found) > limit, cursor is not None
+    return Listed(
+        [summary(study) for study in page],
+        page[-1].id if page and more else None,
+        page[0].id if page and before else None,
     )
+
+
+def _conditions(session: Session, wanted: Wanted) -> Iterator[ColumnElement[bool]]:
+    if wanted.state is not None:
+        yield Study.state == wanted.state
+    if wanted.finding is not None:
+        yield Study.finding == wanted.finding
+    if wanted.attention is not None:
+        yield Study.attention.is_not(None) if wanted.attention else Study.attention.is_(None)
+    # Ids follow the order of arrival: as a bound on them a time needs no sorting.
+    if wanted.since is not None:
+        first = select(Study.id).where(Study.received_at >= wanted.since).order_by(Study.received_at)
+        yield Study.id >= (session.scalars(first.limit(1)).first() or _NO_ID)
+    if wanted.until is not None:
+        last = select(Study.id).where(Study.received_at < wanted.until).order_by(Study.received_at.desc())
+        yield Study.id <= (session.scalars(last.limit(1)).first() or 0)
+
+
+def summaries(session: Session, study_ids: Collection[int]) -> dict[int, schemas.StudySummary]:
+    """Return what lists say of these studies, by id."""
+    found = session.scalars(select(Study).where(Study.id.in_(study_ids)))
+    return {study.id: summary(study) for study in found}
 
 
 def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
@@ -48,7 +99,7 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
     paused = {pause.destination: pause for pause in pauses(session)}
     return schemas.StudyOut.model_validate(
         {
-            **_summary(found),
+            **vars(summary(found)),
             "instances": [_instance(instance) for instance in found.instances],
             "model": found.model,
             "reports": found.reports,
@@ -62,7 +113,8 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
     )
 
 
-def _summary(found: Study) -> dict[str, object]:
+def summary(found: Study) -> schemas.StudySummary:
+    """Return what lists say of a study."""
     result = None
     if found.finding is not None:
         result = schemas.ResultOut(
@@ -73,18 +125,18 @@ def _summary(found: Study) -> dict[str, object]:
             pattern=found.pattern,
             flags=found.flags,
         )
-    return {
-        "study_instance_uid": found.study_instance_uid,
-        "state": found.state,
-        "revision": found.revision,
-        "attention": found.attention,
-        "reason": found.reason,
-        "received_at": found.received_at,
-        "reported_at": found.reported_at,
-        "delivered_at": found.delivered_at,
-        "confirmed_at": found.confirmed_at,
-        "result": result,
-    }
+    return schemas.StudySummary(
+        study_instance_uid=found.study_instance_uid,
+        state=found.state,
+        revision=found.revision,
+        attention=found.attention,
+        reason=found.reason,
+        received_at=found.received_at,
+        reported_at=found.reported_at,
+        delivered_at=found.delivered_at,
+        confirmed_at=found.confirmed_at,
+        result=result,
+    )
 
 
 def _instance(instance: Instance) -> schemas.InstanceOut:

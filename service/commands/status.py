@@ -23,7 +23,8 @@ def status(settings: Settings, study_instance_uid: str | None, limit: int, as_js
     ledger = Ledger(settings.sqlalchemy_url)
     with ledger.read() as session:
         if study_instance_uid is None:
-            page = queries.list_studies(session, None, None, limit, None)
+            listed = queries.list_studies(session, queries.Wanted(), limit)
+            page = schemas.StudyList.of(listed.studies, listed.older)
             typer.echo(page.model_dump_json(indent=2)) if as_json else console().print(_table(page))
             return 0
         found = queries.study(session, study_instance_uid)

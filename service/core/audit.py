@@ -28,6 +28,8 @@ _REPEATED_SECONDS = 60.0
 _MOST_KINDS = 1000
 # A token shows up with every request: its user counts as logged in for so long.
 _LOGIN_SECONDS = 3600.0
+# A page that is looked at comes anew by itself.
+_SIGHT_SECONDS = 900.0
 # What a killed process may lose of an association that lasts.
 _TRANSFER_SECONDS = 60.0
 _log = structlog.get_logger()
@@ -44,6 +46,7 @@ class Audit:
         self._lock = threading.Lock()
         self._alerts = _Repeats(_REPEATED_SECONDS)
         self._logins = _Repeats(_LOGIN_SECONDS)
+        self._sights = _Repeats(_SIGHT_SECONDS)
 
     def started(self) -> None:
         """Tell that this process runs (A.5.3.1)."""
@@ -94,6 +97,19 @@ class Audit:
         """Tell that somebody left."""
         self._logins.forget((user, address))
         self._authentication(said.LOGOUT, user, address)
+
+    def study_seen(self, study_instance_uid: str, patient_ids: Sequence[tuple[str, str]], user: str) -> None:
+        """Tell that somebody looked at a study and whose it is (A.5.3.6), once a quarter of an hour."""
+        if self._sights.due((user, study_instance_uid)) is None:
+            return
+        objects = [said.study(study_instance_uid, {}), *(said.patient(*found) for found in patient_ids)]
+        self._write(
+            said.INSTANCES_ACCESSED,
+            Action.READ,
+            Outcome.SUCCESS,
+            [Participant(user, is_requestor=True), self._ourselves(is_requestor=False)],
+            objects,
+        )
 
     def study_deleted(
         self,

@@ -118,4 +118,5 @@ def _copied(analysis: Analysis, instance: Instance) -> Analysis:
         flags=analysis.flags,
         gate_distance=analysis.gate_distance,
         activation_path=analysis.activation_path,
+        overlay_path=analysis.overlay_path,
     )

@@ -1,8 +1,10 @@
 """Signs of life: every process of a role writes one row every few seconds; `/readyz` and metrics read it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
 
 import structlog
 from sqlalchemy import delete, select
@@ -20,19 +22,19 @@ ROLES = ("listener", "scheduler", "decode", "infer", "report", "deliver")
 _log = structlog.get_logger()
 
 
-def beat(ledger: Ledger, role: str, detail: str = "", config: str = "") -> None:
-    """Write that this process of `role` is alive; `detail` says what is wrong with it, if anything.
+def beat(ledger: Ledger, role: str, detail: str = "", about: Mapping[str, Any] | None = None) -> None:
+    """Write that this process of `role` is alive.
 
-    `config`: the digest of the configuration file it goes by.
+    `detail` says what is wrong with it, if anything; `about` what only it knows, for the system page.
     """
-    process = f"{role}:{owner()}"
+    said = {"version": version("hilum"), **(about or {})}
     with ledger.write() as session:
-        session.merge(Heartbeat(process=process, role=role, at=now(), detail=detail, config=config))
+        session.merge(Heartbeat(process=f"{role}:{owner()}", role=role, at=now(), detail=detail, about=said))
         session.execute(delete(Heartbeat).where(Heartbeat.at < now() - timedelta(hours=1)))
 
 
 def start_beating(
-    ledger: Ledger, role: str, detail: Callable[[], str] = str, config: Callable[[], str] = str
+    ledger: Ledger, role: str, about: Callable[[], Mapping[str, Any]] = dict
 ) -> threading.Event:
     """Beat, and write what was counted, from a thread until the returned event is set."""
     stopped = threading.Event()
@@ -40,7 +42,7 @@ def start_beating(
     def run() -> None:
         while True:
             try:
-                beat(ledger, role, detail(), config())
+                beat(ledger, role, about=about())
             except SQLAlchemyError as fault:
                 _log.warning("heartbeat.not_written", error=type(fault).__name__)
             tally.flush(ledger)

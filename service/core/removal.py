@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.orm import Session
 
 from service.core.copies import drop_pending
@@ -36,10 +37,14 @@ class Removed:
 
 def files_of(session: Session, study_id: int) -> set[str]:
     """Return the paths of everything that is kept of a study; no other study names any of them."""
-    instances = select(Instance.spool_path, Instance.film_path).where(Instance.study_id == study_id)
-    activations = select(Analysis.activation_path).join(Instance).where(Instance.study_id == study_id)
-    reports = select(Report.path).where(Report.study_id == study_id)
-    rows = [*session.execute(instances), *session.execute(activations), *session.execute(reports)]
+    of_study = Instance.study_id == study_id
+    rows: list[Row[Any]] = []
+    for statement in (
+        select(Instance.spool_path, Instance.film_path, Instance.picture_path).where(of_study),
+        select(Analysis.activation_path, Analysis.overlay_path).join(Instance).where(of_study),
+        select(Report.path).where(Report.study_id == study_id),
+    ):
+        rows += session.execute(statement).all()
     return {path for row in rows for path in row if path}
 
 
@@ -82,8 +87,12 @@ def forget_files(session: Session, study: Study) -> None:
     """Let the ledger name no file of a study any more, nor its patient."""
     instances = select(Instance.id).where(Instance.study_id == study.id)
     for statement in (
-        update(Instance).where(Instance.study_id == study.id).values(spool_path=None, film_path=None),
-        update(Analysis).where(Analysis.instance_id.in_(instances)).values(activation_path=None),
+        update(Instance)
+        .where(Instance.study_id == study.id)
+        .values(spool_path=None, film_path=None, picture_path=None),
+        update(Analysis)
+        .where(Analysis.instance_id.in_(instances))
+        .values(activation_path=None, overlay_path=None),
         update(Report).where(Report.study_id == study.id).values(path=""),
     ):
         session.execute(statement.execution_options(synchronize_session=False))

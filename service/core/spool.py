@@ -99,6 +99,11 @@ class Spool:
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
+    def total_bytes(self) -> int:
+        """Return the size of the file system under the data folder."""
+        found = os.statvfs(self.root)
+        return found.f_blocks * found.f_frsize
+
 
 def _new_path(folder: str, suffix: str) -> str:
     name = uuid.uuid4().hex

@@ -99,6 +99,7 @@ class Study(Base):
         Index("ix_study_received_at", "received_at"),
         Index("ix_study_expired_at", "expired_at", "received_at"),
         Index("ix_study_removing", "removing"),
+        Index("ix_study_finding", "finding"),
         Index(
             "ix_study_attention",
             "id",
@@ -147,7 +148,11 @@ class Subject(Base):
     """
 
     __tablename__ = "subject"
-    __table_args__ = (UniqueConstraint("study_id", "patient_id", "issuer_of_patient_id"),)
+    __table_args__ = (
+        UniqueConstraint("study_id", "patient_id", "issuer_of_patient_id"),
+        Index("ix_subject_accession_number", "accession_number"),
+        Index("ix_subject_patient_id", "patient_id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
@@ -165,8 +170,9 @@ class Instance(Leased, Base):
     """One received object; the lease is for decoding. The same UID with other bytes is another row.
 
     `says_chest`: its header calls it a chest radiograph, so that silence about it could be read as normal.
-    `decision`: what the rules said of it (`service.core.rules.Decision`); None of what came before there were
-    rules, and of what is to be decided anew.
+    `picture_path`: the decoded film as a PNG for people to look at. `decision`: what the rules said of it
+    (`service.core.rules.Decision`); None of what came before there were rules, and of what is to be decided
+    anew.
     """
 
     __tablename__ = "instance"
@@ -191,6 +197,7 @@ class Instance(Leased, Base):
     size: Mapped[int]
     spool_path: Mapped[str | None] = mapped_column(Text)
     film_path: Mapped[str | None] = mapped_column(Text)
+    picture_path: Mapped[str | None] = mapped_column(Text)
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     modality: Mapped[str] = mapped_column(String(16))
     view_position: Mapped[str] = mapped_column(String(16))
@@ -207,7 +214,10 @@ class Instance(Leased, Base):
 
 
 class Analysis(Leased, Base):
-    """One model's look at one film; the lease is for inference."""
+    """One model's look at one film; the lease is for inference.
+
+    `overlay_path`: the activation map as a PNG that lies over the film's picture.
+    """
 
     __tablename__ = "analysis"
     __table_args__ = (
@@ -227,6 +237,7 @@ class Analysis(Leased, Base):
     flags: Mapped[list[str]] = mapped_column(default=list)
     gate_distance: Mapped[float | None] = mapped_column(Float)
     activation_path: Mapped[str | None] = mapped_column(Text)
+    overlay_path: Mapped[str | None] = mapped_column(Text)
 
     instance: Mapped[Instance] = relationship(back_populates="analyses")
     model: Mapped[Model] = relationship()
@@ -295,6 +306,7 @@ class Outbox(Leased, Base):
         UniqueConstraint("destination", "report_id"),
         Index("ix_outbox_work", "state", "ready_at"),
         Index("ix_outbox_report", "report_id"),
+        Index("ix_outbox_destination", "destination", "state", "delivered_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -482,7 +494,10 @@ class Notice(Base):
 
 
 class Heartbeat(Base):
-    """The last sign of life of one process of a role; `config` is `service.core.live.Live.digest`."""
+    """The last sign of life of one process of a role.
+
+    `detail` is what is wrong with it, `about` what it says of itself: version, and what only it knows.
+    """
 
     __tablename__ = "heartbeat"
 
@@ -490,7 +505,7 @@ class Heartbeat(Base):
     role: Mapped[str] = mapped_column(String(16))
     at: Mapped[datetime]
     detail: Mapped[str] = mapped_column(Text)
-    config: Mapped[str] = mapped_column(String(64), default="")
+    about: Mapped[dict[str, Any] | None]
 
 
 class SchedulerLease(Base):

@@ -30,6 +30,7 @@ from service.core.receive import Arrival, Intake
 from service.core.settings import Settings
 from service.core.spool import Spool
 from service.core.tls import RenewedContext
+from service.listener.callers import Callers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import commitment_context, storage_contexts, verification_context
 from service.listener.transport import Handler, Server, missing_internals
@@ -77,6 +78,8 @@ class Listener:
         self._ae.acse_timeout = self._bounds.closing
         self._ae.network_timeout = self._ae.dimse_timeout = self._bounds.idle
         self._servers: list[Server] = []
+        self._callers = Callers()
+        self.about = self._callers.about
 
     def start(self) -> None:
         """Bind and serve from threads.
@@ -92,7 +95,7 @@ class Listener:
             (evt.EVT_ACCEPTED, self._on_acceptance),
             (evt.EVT_REJECTED, self._on_rejection),
             (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_C_ECHO, lambda event: 0x0000),
+            (evt.EVT_C_ECHO, self._on_echo),
             (evt.EVT_N_EVENT_REPORT, self._on_commitment),
             (evt.EVT_N_ACTION, lambda event: (_UNRECOGNISED_OPERATION, None)),
         ]
@@ -172,6 +175,7 @@ class Listener:
             )
             who = f"{', '.join(shown['certificate'])} (SHA-256 {shown['sha256']})" if shown else ""
             self._audit.refused(caller.address, verdict.refusal, calling_ae_title, who)
+            self._callers.came("rejection", calling_ae_title, caller.address, verdict.refusal)
             self._count(calling_ae_title, "rejected")
             return None
         offered = [verification_context()]
@@ -180,6 +184,10 @@ class Listener:
         if verdict.may_answer:
             offered.append(self._commitment)
         return offered
+
+    def _on_echo(self, event: Event) -> int:
+        self._callers.called("echo", event.assoc)
+        return 0x0000
 
     def _on_commitment(self, event: Event) -> tuple[int, None]:
         """Take the answer to a storage commitment."""
@@ -212,6 +220,7 @@ class Listener:
             _log.warning(
                 "receive.refused", code=fault.code, status=f"{fault.dimse_status:04X}", reason=str(fault)
             )
+            self._callers.called("refusal", event.assoc, f"{fault.dimse_status:04X}, {fault}")
             return fault.dimse_status
         except Exception:
             _log.exception("receive.failed")
@@ -246,6 +255,7 @@ class Listener:
             peer=event.assoc.requestor.address,
             calling_ae_title=calling_ae_title,
         )
+        self._callers.called("association", event.assoc)
         self._count(calling_ae_title, "accepted")
         tally.note(tally.LAST_ASSOCIATION, tally.peer(self._settings, calling_ae_title))
 
@@ -255,6 +265,7 @@ class Listener:
         _log.warning("association.rejected", peer=requestor.address, diagnostic=diagnostic)
         reason = _DIAGNOSTICS.get(diagnostic, "its association was rejected")
         self._audit.refused(str(requestor.address), reason, requestor.ae_title.strip())
+        self._callers.called("rejection", event.assoc, reason)
         self._count(requestor.ae_title.strip(), "rejected")
 
 

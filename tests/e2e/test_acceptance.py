@@ -23,6 +23,7 @@ def site() -> Iterator[tuple[Gateway, Orthanc]]:
             yield gateway, pacs
 
 
+@pytest.mark.long
 def test_a_synthetic_film_goes_all_the_way_and_every_step_is_on_the_page(
     site: tuple[Gateway, Orthanc], tmp_path: Path
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_synthetic_film_goes_all_the_way_and_every_step_is_on_the_page(
     assert len(pacs.instances(study)) == 3  # the film, its report, its heat map
 
 
+@pytest.mark.long
 def test_what_is_wrong_is_on_the_page_with_what_to_do(site: tuple[Gateway, Orthanc], tmp_path: Path) -> None:
     gateway, _ = site
     page = tmp_path / "acceptance.html"

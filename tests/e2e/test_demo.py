@@ -53,6 +53,7 @@ def test_the_demo_ends_with_every_report_and_the_numbers_of_analyse(tmp_path: Pa
         assert served[name] == pytest.approx(said["probability"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_the_demo_waits_for_the_report_of_a_film_that_is_not_analysed(tmp_path: Path) -> None:
     film = str(get_testdata_file("RG1_UNCR.dcm", download=False))
     done = hilum(tmp_path, "demo", film, population="refuse")

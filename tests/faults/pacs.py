@@ -13,6 +13,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     BasicTextSRStorage,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
+    EnhancedSRStorage,
     SecondaryCaptureImageStorage,
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -23,6 +24,7 @@ _OBJECTS = (
     BasicTextSRStorage,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
+    EnhancedSRStorage,
     SecondaryCaptureImageStorage,
 )
 

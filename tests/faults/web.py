@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
-import uvicorn
 
 from service.api.app import create_app
+from service.api.feed import Feed
 from service.api.rates import Rates
-from service.api.server import BoundedProtocol, configuration
+from service.api.server import BoundedProtocol, Server, configuration
 from service.api.stow import Bounds
 from tests.faults.door import Door, DoorProcess, PlainPeer, ledger_for
 from tests.servers import eventually, free_port
@@ -51,8 +52,11 @@ def stored(answer: httpx.Response) -> list[str]:
     return [item["00081155"]["Value"][0] for item in items]
 
 
+@dataclass
 class Web(Door):
     """An API in this process."""
+
+    feed: Feed
 
     @property
     def url(self) -> str:
@@ -84,12 +88,12 @@ def web(
     short = type("Short", (BoundedProtocol,), {"between_requests": BETWEEN_REQUESTS, **(protocol or {})})
     with ledger_for(folder, **{"http_port": free_port(), **settings}) as (made, ledger):
         app = create_app(made, ledger, bounds, rates)
-        server = uvicorn.Server(configuration(app, made, short, drain_seconds=1))
+        server = Server(configuration(app, made, short, drain_seconds=1), app.state.feed)
         thread = threading.Thread(target=server.run, name="uvicorn")
         thread.start()
         try:
             eventually(lambda: server.started)
-            yield Web(made, ledger)
+            yield Web(made, ledger, app.state.feed)
         finally:
             server.should_exit = True
             thread.join(20)

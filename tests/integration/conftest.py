@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from service.api.app import create_app
-from service.core.ledger import Ledger, migrate
+from service.core.ledger import Ledger, migrate, now
 from service.core.receive import Arrival, Intake
 from service.core.settings import load
 from service.core.spool import Spool
+from service.core.tables import Instance
 from tests import factories
 
 
@@ -41,9 +43,14 @@ def client(tmp_path: Path, three_studies: Path) -> Iterator[Callable[..., Any]]:
     folder = tmp_path / "data"
     shutil.copytree(three_studies, folder)
     ledger = Ledger(load(data_dir=folder).sqlalchemy_url)
+    with ledger.write() as session:
+        # They came just now: work that waits for a minute is a fault.
+        session.execute(update(Instance).values(ready_at=now()))
 
     def make(base_url: str = "http://127.0.0.1", rates: Any = None, **settings: object) -> Any:
         app = create_app(load(data_dir=folder, min_free_bytes=0, **settings), ledger, rates=rates)
+        # A stream of events ends with what was missed: this client waits for the end of every answer.
+        app.state.feed.close()
         made = TestClient(app, base_url=base_url)
         made.ledger, made.data_dir = ledger, folder
         return made

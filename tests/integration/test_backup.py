@@ -195,7 +195,7 @@ def test_a_restore_is_refused_while_the_api_alone_runs(
         said.append(str(refusal.value))
 
     monkeypatch.setattr("service.api.server.serve", served)
-    monkeypatch.setattr("service.core.logs.configure", lambda role: None)
+    monkeypatch.setattr("service.core.logs.configure", lambda *_: None)
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.1)
     serve_api(context.settings)
     assert said

@@ -18,6 +18,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy import select
 
 from service.core.ledger import Ledger, migrate
@@ -27,7 +28,7 @@ from service.core.syntaxes import OFFERED
 from service.core.tables import Instance
 from service.listener.scp import Listener
 from tests import factories
-from tests.servers import free_port, storescu
+from tests.servers import eventually, free_port, storescu
 
 _DX = DigitalXRayImageStorageForPresentation
 
@@ -93,6 +94,26 @@ def data_set(path: Path) -> bytes:
 def rows(ledger: Ledger) -> list[Instance]:
     with ledger.read() as session:
         return list(session.scalars(select(Instance)))
+
+
+def test_the_listener_knows_who_called_last_and_who_was_sent_away(
+    listener: Listener, settings: Settings, association: Association
+) -> None:
+    assert set(listener.about()) == {"association"}
+    assert store(association, "1.2.3", b"no data set") != 0
+    entity = AE("ECHOES")
+    entity.add_requested_context(Verification)
+    caller = entity.associate("127.0.0.1", settings.dimse_port, ae_title=settings.ae_title)
+    caller.send_c_echo()
+    caller.release()
+    stranger = entity.associate("127.0.0.1", settings.dimse_port, ae_title="ANOTHER")
+    assert stranger.is_rejected
+    about = eventually(lambda: listener.about() if len(listener.about()) == 4 else None)
+    assert about["echo"]["ae_title"] == about["association"]["ae_title"] == "ECHOES"
+    assert about["rejection"]["reason"] == "it calls another AE title than ours"
+    assert about["refusal"]["ae_title"] == "TEST"
+    assert about["refusal"]["reason"].startswith("C000, ")
+    assert about["refusal"]["address"] == "127.0.0.1"
 
 
 def test_a_film_is_kept_byte_for_byte(

@@ -487,7 +487,7 @@ def test_an_erased_study_takes_its_notices_with_it(tmp_path: Path, hook: WebHook
             record_event(session, session.scalars(select(Study)).one(), kind, "why")
         if kind == "failed":
             Notices(context.ledger, context.settings).round(threading.Event())
-    purging.purge(context.ledger, context.spool, uid, "admin", "asked")
+    purging.purge(context.ledger, context.spool, context.audit, uid, "admin", "asked")
     with context.ledger.read() as session:
         for table in (Notice, Occurrence):
             assert session.scalars(select(table)).all() == []

@@ -23,6 +23,7 @@ from tests.tokens import bearer, entries, sign_in
 
 Clients = Callable[..., Any]
 UID = str(factories.phantom_chest(0).StudyInstanceUID)
+_LISTED = r'<th scope="row" class="uid"><a href="/studies/([0-9.]+)"'
 _SCRIPT = "<script>alert(1)</script>'\"&"
 
 
@@ -70,7 +71,7 @@ def troubled(client: Clients) -> Clients:
 
 def test_the_start_page_lists_the_newest_studies_first(client: Clients) -> None:
     page = client().get("/").text
-    listed = re.findall(r'href="/studies/([0-9.]+)"', page)
+    listed = re.findall(_LISTED, page)
     assert listed == [str(factories.phantom_chest(seed).StudyInstanceUID) for seed in (2, 1, 0)]
     assert "receiving" in page
 
@@ -78,13 +79,86 @@ def test_the_start_page_lists_the_newest_studies_first(client: Clients) -> None:
 def test_older_studies_are_a_page_further(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.api.page.routes._PAGE_ROWS", 2)
     api = client()
-    older = re.search(r'href="(/\?cursor=\d+)">Older', api.get("/").text)
+    first = api.get("/").text
+    older = re.search(r'href="(/\?cursor=\d+)">Older', first)
     assert older
     page = api.get(older[1]).text
-    assert re.findall(r'href="/studies/([0-9.]+)"', page) == [UID]
+    assert re.findall(_LISTED, page) == [UID]
     assert "Older" not in page
     assert ">Newest<" in page
     assert "No study is older" in api.get("/?cursor=0").text
+    newer = re.search(r'href="(/\?newer=\d+)">Newer', page)
+    assert newer
+    assert re.findall(_LISTED, api.get(newer[1]).text) == re.findall(_LISTED, first)
+
+
+def test_the_oldest_studies_are_one_page_away(client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.page.routes._PAGE_ROWS", 2)
+    api = client()
+    assert 'href="/?newer=0">Oldest' in api.get("/").text
+    last = api.get("/?newer=0").text
+    assert re.findall(_LISTED, last) == [
+        str(factories.phantom_chest(seed).StudyInstanceUID) for seed in (1, 0)
+    ]
+    assert ">Older<" not in last
+    assert ">Newer<" in last
+
+
+@pytest.mark.parametrize(
+    ("chosen", "fits"),
+    [
+        ("state=failed", True),
+        ("state=held", False),
+        ("finding=present&state=&since=&until=", True),
+        ("finding=absent", False),
+        ("attention=true", True),
+        ("since=2000-01-01&until=2999-12-31", True),
+        ("since=2999-01-01", False),
+        ("until=2000-01-01", False),
+        ("since=0001-01-01&until=9999-12-31", True),
+        ("finding=present&attention=true&state=failed", True),
+    ],
+)
+def test_a_list_shows_what_was_chosen_and_no_more(troubled: Clients, chosen: str, fits: bool) -> None:
+    page = troubled(timezone="Pacific/Kiritimati").get(f"/?{chosen}").text
+    assert (UID in re.findall(_LISTED, page)) is fits
+    if "since" not in chosen:
+        assert len(re.findall(_LISTED, page)) == fits
+
+
+def test_a_study_is_found_by_what_the_role_may_know(client: Clients) -> None:
+    for role, by_patient in (("viewer", False), ("clinician", True)):
+        api = client(api_tokens=entries())
+        csrf = sign_in(api, role)
+        found = api.post("/search", data={"csrf": csrf, "q": f" {UID} "})
+        assert found.url.path == f"/studies/{UID}"
+        assert ("CANARY0" in found.text) is by_patient
+        found = api.post("/search", data={"csrf": csrf, "q": "CANARY0"})
+        assert (found.url.path == f"/studies/{UID}") is by_patient
+        page = api.post("/search", data={"csrf": csrf, "q": "1.2.826"})
+        assert len(re.findall(_LISTED, page.text)) == 3
+        # Nothing of it comes into an address, or back into the page.
+        page = api.post("/search", data={"csrf": csrf, "q": "Nobody\x00^Here%_"}).text
+        assert "has come to Hilum" in page
+        assert "Nobody" not in page
+
+
+def test_who_has_not_signed_in_is_not_told_whose_study_it_is(client: Clients) -> None:
+    api = client()
+    assert "CANARY" not in api.get(f"/studies/{UID}").text
+    assert "has come to Hilum" in api.post("/search", data={"q": "CANARY0"}).text
+
+
+def test_who_looks_at_a_patient_s_study_is_written_down_once(client: Clients) -> None:
+    api = client(api_tokens=entries())
+    sign_in(api, "clinician")
+    for _ in range(3):
+        api.get(f"/studies/{UID}")
+    folder = api.data_dir / "audit"
+    written = "".join(path.read_text() for path in folder.glob("*") if path.is_file())
+    assert written.count("DICOM Instances Accessed") == 1
+    assert "CANARY0" in written
+    assert "Canary^Yellow" not in written
 
 
 def test_a_study_s_page_says_what_is_wrong_and_all_that_happened(troubled: Clients) -> None:
@@ -101,8 +175,8 @@ def test_what_peers_and_data_sets_say_is_text_and_never_a_script(troubled: Clien
         *("PACS", "last error", "detail"),
     ):
         assert f"{said} &lt;script&gt;alert(1)&lt;/script&gt;&#39;&#34;&amp;" in page, said
-    for path in ("/", f"/studies/{UID}"):
-        assert "<script" not in api.get(path).text
+    for path in ("/", f"/studies/{UID}", "/system"):
+        assert "<script>" not in api.get(path).text
     # As JSON it is JSON, whatever a browser would like to make of it.
     answer = api.get(f"/api/studies/{UID}")
     assert answer.headers["Content-Type"] == "application/json"
@@ -112,7 +186,7 @@ def test_what_peers_and_data_sets_say_is_text_and_never_a_script(troubled: Clien
 def test_a_path_or_parameter_is_not_repeated_as_a_script(client: Clients) -> None:
     api = client()
     for path in ("/studies/<script>", "/<script>", "/?cursor=<script>", "/login?next=<script>"):
-        assert "<script" not in api.get(path).text
+        assert "<script>" not in api.get(path).text
 
 
 def test_no_page_runs_a_script_of_its_own_or_asks_another_server(troubled: Clients) -> None:

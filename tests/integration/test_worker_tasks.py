@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from redis import Redis as Client
 from sqlalchemy import select, update
@@ -71,6 +72,21 @@ def test_a_report_built_again_after_a_crash_has_the_same_uids(
             session.delete(item)
     report.run(context)
     assert [item.sop_instance_uid for item in reports(context)] == first
+
+
+def test_a_film_and_its_activation_map_are_kept_as_pictures_that_fit(context: Context) -> None:
+    receive(context, film())
+    work(context)
+    (instance,) = instances(context)
+    with context.ledger.read() as session:
+        analysis = session.scalars(select(Analysis)).one()
+    decoded = np.load(context.spool.absolute(str(instance.film_path)))
+    with Image.open(context.spool.absolute(str(instance.picture_path))) as picture:
+        assert (picture.format, picture.mode) == ("PNG", "L")
+        np.testing.assert_array_equal(np.asarray(picture), decoded >> 8)
+    with Image.open(context.spool.absolute(str(analysis.overlay_path))) as layer:
+        assert (layer.format, max(layer.size)) == ("PNG", 512)
+        assert layer.width / layer.height == pytest.approx(decoded.shape[1] / decoded.shape[0], rel=0.01)
 
 
 def test_one_film_that_breaks_the_network_does_not_take_the_others_with_it(

@@ -30,6 +30,7 @@ from service.core.states import InstanceState
 from service.core.tables import Instance, Study
 from worker.context import Context, discarding, read_weights
 from worker.decode import missing_decoders
+from worker.picture import png
 from worker.prepare import Prepared, prepare
 
 _BATCH = 4
@@ -90,15 +91,21 @@ def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
         context.spool.write("films", ".npy", lambda stream: np.save(stream, film.pixels)) if film else None
     )
     failpoint("decode.film_written")
-    with discarding(context.spool, film_path), context.ledger.write() as session:
+    with discarding(context.spool, film_path):
+        picture = png(film.pixels) if film else b""
+        picture_path = (
+            context.spool.write("films", ".png", lambda stream: stream.write(picture)) if film else None
+        )
+    with discarding(context.spool, film_path, picture_path), context.ledger.write() as session:
         instance, study = held(session, lease)
+        instance.film_path, instance.picture_path = film_path, picture_path
         if anew:
             instance.decision = decision.kept()
             if settings.rules:
                 record_event(session, study, "rule", str(decision))
             if film_path and study.revision:
                 study.build += 1  # a report that names it as left out has to be built anew
-        _record(session, model_id, instance, study, prepared, film_path)
+        _record(session, model_id, instance, study, prepared)
     failpoint("decode.recorded")
 
 
@@ -108,13 +115,12 @@ def _record(
     instance: Instance,
     study: Study,
     prepared: Prepared,
-    film_path: str | None,
 ) -> None:
     tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
     if prepared.film is None:
         why = tally.reason_class(prepared.reason)
         tally.add(tally.FILMS, InstanceState.NOT_ANALYSED, why, session=session)
-    instance.film_path, instance.flags, instance.last_error = film_path, list(prepared.flags), None
+    instance.flags, instance.last_error = list(prepared.flags), None
     instance.state = InstanceState.DECODED if prepared.film else InstanceState.NOT_ANALYSED
     instance.reason = prepared.reason
     instance.pixel_digest = prepared.film.pixel_digest if prepared.film else None

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from model.predict import Predictor
+from model.predict import Predictor, device_name
 from model.prediction import Prediction
 from model.weights import default_weights
 from service.core import tally
@@ -33,6 +33,7 @@ from service.core.ledger import now, record_event
 from service.core.results import Finding
 from service.core.states import AnalysisState, InstanceState
 from service.core.tables import Analysis, Instance, Study
+from worker.colours import overlay_png
 from worker.context import Context, discarding
 
 _BATCH = 8
@@ -43,6 +44,11 @@ def warm_up(context: Context) -> None:
     """Load the weights before the first task comes."""
     _log.info("infer.model", id=context.model_id, sha256=context.weights.sha256)
     _predictor(context)
+
+
+def about(context: Context) -> dict[str, str]:
+    """Return what this process computes with."""
+    return {"device": device_name(), "model": context.weights.sha256}
 
 
 def run(context: Context) -> None:
@@ -60,10 +66,10 @@ def run(context: Context) -> None:
             for lease, _ in films:
                 release_failed(context.ledger, lease, fault)
             return
-        for (lease, _), prediction in zip(films, predictions, strict=True):
+        for (lease, film), prediction in zip(films, predictions, strict=True):
             with named_in_logs(context.ledger, lease):
                 try:
-                    _record(context, lease, prediction)
+                    _record(context, lease, film, prediction)
                 except LeaseLost as fault:
                     _log.warning("infer.lease_lost", reason=str(fault))
                 except Exception as fault:
@@ -133,15 +139,19 @@ def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArr
     return films
 
 
-def _record(context: Context, lease: Lease, prediction: Prediction) -> None:
+def _record(context: Context, lease: Lease, film: npt.NDArray[Any], prediction: Prediction) -> None:
     activation = prediction.activation
-    path = None
+    path = overlay_path = None
     if activation is not None:
         path = context.spool.write("films", ".activation.npy", lambda stream: np.save(stream, activation))
+        with discarding(context.spool, path):
+            overlay = overlay_png(activation, *film.shape)
+            overlay_path = context.spool.write("films", ".png", lambda stream: stream.write(overlay))
     failpoint("infer.activation_written")
-    with discarding(context.spool, path), context.ledger.write() as session:
+    with discarding(context.spool, path, overlay_path), context.ledger.write() as session:
         analysis, study = held(session, lease)
-        _write_result(session, analysis, study, prediction, context.weights.threshold, path)
+        analysis.activation_path, analysis.overlay_path = path, overlay_path
+        _write_result(session, analysis, study, prediction, context.weights.threshold)
     failpoint("infer.recorded")
 
 
@@ -151,7 +161,6 @@ def _write_result(
     study: Study,
     prediction: Prediction,
     threshold: float,
-    path: str | None,
 ) -> None:
     tally.since(tally.STAGE_SECONDS, analysis.ready_at, "infer", session=session)
     analysis.state = AnalysisState.DONE
@@ -162,7 +171,6 @@ def _write_result(
     analysis.pattern = prediction.pattern
     analysis.flags = list(prediction.flags)
     analysis.gate_distance = prediction.gate_distance
-    analysis.activation_path = path
     instance = session.get_one(Instance, analysis.instance_id)
     if instance.state != InstanceState.DECODED:
         return  # superseded meanwhile: what was said stays recorded, the newer header speaks

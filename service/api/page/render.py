@@ -7,6 +7,12 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from service.api import schemas
+from service.api.explain import KINDS
+from service.api.roles import Act
+from service.core.ledger import now
+from service.core.removal import shown_bytes
+
 
 def policy(**sources: str) -> str:
     """Return a Content-Security-Policy that allows nothing but these sources; dashes as underscores."""
@@ -21,7 +27,9 @@ def policy(**sources: str) -> str:
 
 
 _HEADERS = {
-    "Content-Security-Policy": policy(style_src="'self'", img_src="'self'", form_action="'self'"),
+    "Content-Security-Policy": policy(
+        script_src="'self'", style_src="'self'", img_src="'self'", connect_src="'self'", form_action="'self'"
+    ),
     # With no-referrer a browser says "Origin: null" of our own forms. Other sites hear as little by this.
     "Referrer-Policy": "same-origin",
 }
@@ -42,6 +50,23 @@ def page(
     return HTMLResponse(content, status, {**_HEADERS, **(headers or {})})
 
 
+def row(study: schemas.StudySummary, zone: tzinfo | None) -> str:
+    """Return a study as a row of the list."""
+    return _environment.get_template("row.html").render(study=study, zone=zone)
+
+
+def _age(seconds: float) -> str:
+    """Write a duration for people, to one unit: a list is not a stopwatch."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def _since(moment: datetime) -> str:
+    return _age((now() - moment).total_seconds())
+
+
 def _local(moment: datetime | None, zone: tzinfo | None) -> str:
     """Write a moment for people, in this zone; None is the machine's own."""
     return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S") if moment else ""
@@ -51,4 +76,11 @@ def _percent(probability: float | None) -> str:
     return "" if probability is None else f"{probability:.1%}".replace("%", " %")
 
 
-_environment.filters.update(local=_local, percent=_percent)
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+_environment.globals.update(Act=Act, KINDS=KINDS)
+_environment.filters.update(
+    local=_local, percent=_percent, age=_age, since=_since, moment=_moment, size=shown_bytes
+)

@@ -1,4 +1,4 @@
-"""What a browser shows: sign-in, the studies, one study, and the documentation of the API."""
+"""What a browser shows: sign-in, the studies, one study, the gateway, and the documentation of the API."""
 
 import re
 from typing import Annotated
@@ -6,24 +6,28 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from service.api import actions, status
+from service.api import status
 from service.api.access import SESSION_SECONDS, Access
-from service.api.actions import StudyUID
+from service.api.find import MOST, find_studies
 from service.api.gate import cookie_name, refuse_other_sites
+from service.api.mends import all_problems
+from service.api.page.lists import Filters
 from service.api.page.render import page, policy
+from service.api.page.system import system
 from service.api.rates import address_of
 from service.api.roles import Act, Caller, may
+from service.api.situation import Lookout
 from service.core.ledger import Ledger
-from service.core.settings import Settings
-from service.core.states import DeliveryState
+from service.core.live import Live
 
-_PAGE_ROWS = 100
+_PAGE_ROWS = 50
 # Where signing in may lead: nowhere else, whatever the address says.
-_BACK = re.compile(r"/(docs|studies/[0-9.]{1,64})?")
+_BACK = re.compile(r"/(docs|system|studies/[0-9.]{1,64})?")
 # Swagger UI shows its icons as data: URLs.
 _DOCS_POLICY = policy(script_src="'self'", connect_src="'self'", style_src="'self'", img_src="'self' data:")
 _Reader = Annotated[Caller, may(Act.READ)]
 _Form = Annotated[str, Form(max_length=512)]
+_Cursor = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
 
 
 def _repeat_csrf(request: Request, csrf: _Form = "") -> None:
@@ -31,11 +35,12 @@ def _repeat_csrf(request: Request, csrf: _Form = "") -> None:
     caller.must_repeat(csrf)
 
 
-_FROM_OUR_PAGE = Depends(_repeat_csrf)
+FROM_OUR_PAGE = Depends(_repeat_csrf)
 
 
-def page_routes(settings: Settings, ledger: Ledger, access: Access) -> APIRouter:
-    """Return the routes of the pages."""
+def page_routes(live: Live, ledger: Ledger, access: Access, lookout: Lookout) -> APIRouter:
+    """Return the routes of the pages, but for those of one study."""
+    settings = live.settings  # the zone stays
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
     @router.get("/login")
@@ -61,7 +66,7 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access) -> APIRouter
         _set_cookie(request, answer, session_id, SESSION_SECONDS)
         return answer
 
-    @router.post("/logout", dependencies=[_FROM_OUR_PAGE])
+    @router.post("/logout", dependencies=[FROM_OUR_PAGE])
     def logout(request: Request) -> Response:
         if session_id := request.cookies.get(cookie_name(request)):
             access.sign_out(session_id, address_of(request))
@@ -70,32 +75,61 @@ def page_routes(settings: Settings, ledger: Ledger, access: Access) -> APIRouter
         return answer
 
     @router.get("/")
-    def studies(caller: _Reader, cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None) -> Response:
+    def studies(
+        caller: _Reader,
+        filters: Annotated[Filters, Depends()],
+        cursor: _Cursor = None,
+        newer: _Cursor = None,
+    ) -> Response:
         with ledger.read() as session:
-            found = status.list_studies(session, None, None, _PAGE_ROWS, cursor)
-        return page("studies.html", caller=caller, found=found, first=cursor is None, zone=settings.zone)
-
-    @router.get("/studies/{study_instance_uid}")
-    def study(caller: _Reader, study_instance_uid: StudyUID) -> Response:
-        found = actions.find(ledger, study_instance_uid)
-        parked = any(item.state == DeliveryState.PARKED for item in found.deliveries)
+            wanted = filters.wanted(settings.zone)
+            listed = status.list_studies(session, wanted, _PAGE_ROWS, cursor, newer)
+        situation = lookout.look()
         return page(
-            "study.html",
+            "studies.html",
             caller=caller,
-            study=found,
+            listed=listed,
+            filters=filters,
+            wanted=wanted,
+            first=cursor is None and newer is None,
+            most=_PAGE_ROWS,
+            situation=situation,
+            problems=all_problems(situation, settings.zone),
             zone=settings.zone,
-            may_retry=caller.may(Act.RETRY),
-            may_send_as_built=parked and caller.may(Act.SEND_AS_BUILT),
         )
 
-    @router.post("/studies/{study_instance_uid}/retry", dependencies=[_FROM_OUR_PAGE])
-    def retry(
-        caller: Annotated[Caller, may(Act.RETRY)],
-        study_instance_uid: StudyUID,
-        as_built: Annotated[bool, Form()] = False,
-    ) -> Response:
-        actions.retry(ledger, study_instance_uid, caller, as_built=as_built)
-        return _to(f"/studies/{study_instance_uid}")
+    @router.post("/search", dependencies=[FROM_OUR_PAGE])
+    def search(caller: _Reader, text: Annotated[str, Form(alias="q", max_length=80)] = "") -> Response:
+        # In the body, not in the address: addresses are logged, and an accession number names a patient.
+        with ledger.read() as session:
+            found = find_studies(session, text, by_patient=caller.may(Act.SEE_PATIENTS))
+        if len(found.studies) == 1:
+            return _to(f"/studies/{found.studies[0].study_instance_uid}")
+        situation = lookout.look()
+        return page(
+            "found.html",
+            caller=caller,
+            found=found,
+            most=MOST,
+            situation=situation,
+            problems=all_problems(situation, settings.zone),
+            zone=settings.zone,
+            by_patient=caller.may(Act.SEE_PATIENTS),
+        )
+
+    @router.get("/system")
+    def system_page(caller: _Reader) -> Response:
+        situation = lookout.look()
+        with ledger.read() as session:
+            known = system(session, live.settings)
+        return page(
+            "system.html",
+            caller=caller,
+            system=known,
+            situation=situation,
+            problems=all_problems(situation, settings.zone),
+            zone=settings.zone,
+        )
 
     @router.get("/docs")
     def docs(caller: _Reader) -> Response:

@@ -32,8 +32,10 @@ from tests.unit.worker.reports import (
     reread,
 )
 from worker import heatmap
+from worker.colours import OPACITY, overlay, overlay_png
 from worker.contour import area, resampled
-from worker.heatmap import build_heatmap, contour, overlay, plain_of, png
+from worker.heatmap import build_heatmap, contour, plain_of
+from worker.picture import png
 from worker.structured_report import ImageResult, ReportContext
 
 
@@ -257,6 +259,17 @@ def test_film_becomes_a_grey_png_of_eight_bits_and_an_overlay_a_coloured_one() -
         assert (grey.mode, grey.size) == ("L", (50, 60))
         assert (rgb.mode, rgb.size) == ("RGB", (50, 60))
         np.testing.assert_array_equal(np.asarray(grey), shown >> 8)
+
+
+def test_the_map_alone_laid_over_the_film_looks_as_in_the_heat_map() -> None:
+    shown = film(512, 400)
+    with Image.open(BytesIO(overlay_png(activation(), 512, 400))) as made:
+        layer = np.asarray(made.convert("RGBA"), np.float64)
+    assert layer.shape == (512, 400, 4)
+    opacity = OPACITY * layer[..., 3:] / 255
+    laid_over = (shown >> 8)[..., None] * (1 - opacity) + layer[..., :3] * opacity
+    # The heat map rounds down in each of its two steps.
+    assert np.abs(laid_over - overlay(shown, activation())).max() < 2.5
 
 
 def test_time_of_the_context_is_the_only_clock() -> None:

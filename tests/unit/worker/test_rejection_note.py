@@ -4,6 +4,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
+from service.core.content_tree import content_tree
 from tests.unit.worker.reports import (
     NEGATIVE,
     POSITIVE,
@@ -19,7 +20,6 @@ from tests.unit.worker.reports import (
 )
 from worker.heatmap import build_heatmap
 from worker.rejection_note import build_rejection_note
-from worker.rendering import content_tree
 from worker.structured_report import build_structured_report
 
 

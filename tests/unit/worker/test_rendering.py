@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 import pytest
 from pydicom.dataset import Dataset
 
+from service.core.content_tree import content_tree
 from tests.unit.worker.reports import (
     LATERAL,
     LIMIT,
@@ -15,7 +16,7 @@ from tests.unit.worker.reports import (
     image,
     reread,
 )
-from worker.rendering import content_tree, render_html, render_text
+from worker.rendering import render_html, render_text
 from worker.structured_report import ImageResult, build_structured_report
 
 

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
+from service.core.content_tree import content_tree
 from service.core.results import Finding, Result
 from tests.unit.worker.reports import (
     COLUMNS,
@@ -35,7 +36,7 @@ from tests.unit.worker.reports import (
     tool,
 )
 from worker import codes, wording
-from worker.rendering import content_tree, render_text
+from worker.rendering import render_text
 from worker.source import normalised
 from worker.structured_report import ImageResult, build_structured_report
 

@@ -5,6 +5,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedSRStorage, ExplicitVRLittleEndian
 
+from service.core.content_tree import content_tree
 from tests.unit.worker.reports import (
     LATERAL,
     LIMIT,
@@ -24,7 +25,7 @@ from tests.unit.worker.reports import (
     tool,
 )
 from worker import wording
-from worker.rendering import content_tree, render_text
+from worker.rendering import render_text
 from worker.structured_report import ImageResult
 from worker.text_report import build_text_report
 

@@ -1,0 +1,72 @@
+"""The class activation in colour over a film, the same in the heat map and on the dashboard."""
+
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+
+from worker.contour import resampled
+from worker.picture import eight_bit
+
+OPACITY = 0.55
+"""Of the colour where the activation is 1; the film stays readable through it."""
+_OVERLAY_LONG_SIDE = 512
+
+
+def overlay(film: NDArray[np.uint16], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the film with the activation in colour over it.
+
+    Parameters
+    ----------
+    film
+        uint16 (h, w), 0 black to 65535 white.
+    activation
+        float32 of any size in [0, 1], covering the film edge to edge.
+
+    Returns
+    -------
+    uint8 (h, w, 3)
+        RGB; where the activation is 0 the film is unchanged.
+    """
+    return blend(eight_bit(film), activation)
+
+
+def overlay_png(activation: NDArray[np.float32], rows: int, columns: int) -> bytes:
+    """Return the activation alone as a PNG to be laid over a film of `rows` x `columns`.
+
+    Its alpha is the activation: laid over with `OPACITY` it looks as in the heat map.
+    """
+    scale = _OVERLAY_LONG_SIDE / max(rows, columns, 1)
+    size = max(round(rows * scale), 1), max(round(columns * scale), 1)
+    image = Image.fromarray((resampled(activation, *size) * 255).astype(np.uint8), "P")
+    image.putpalette(_colours().round().astype(np.uint8).tobytes())
+    buffer = BytesIO()
+    image.save(buffer, "PNG", transparency=bytes(range(256)))
+    return buffer.getvalue()
+
+
+def blend(grey: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return `overlay` of a film of 8 bits."""
+    kept, colour = _premultiplied()
+    step = (resampled(activation, *grey.shape) * 255).astype(np.uint8)
+    film = grey * kept[step]
+    blended = colour[step]
+    blended += film[..., None]
+    return (blended >> 8).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _premultiplied() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Return, for 256 steps of activation, how much of the film stays (of 256) and the colour added."""
+    opacity = OPACITY * np.linspace(0, 1, 256)
+    return (256 * (1 - opacity)).round().astype(np.uint16), (256 * opacity[:, None] * _colours()).astype(
+        np.uint16
+    )
+
+
+def _colours() -> NDArray[np.float64]:
+    """Return the colour of 256 steps of activation, in [0, 255]: the map without its two dark ends."""
+    return np.asarray(colormaps["turbo"](0.05 + 0.85 * np.linspace(0, 1, 256))[:, :3] * 255)
