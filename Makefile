@@ -31,10 +31,12 @@ DEBIAN_PACKAGES := \
 	default-jre-headless:/usr/bin/java \
 	libpixelmed-java:/usr/share/java/pixelmed.jar \
 	chromium:/usr/bin/chromium \
+	systemd:/usr/bin/systemd-analyze \
 	npm:$(or $(shell command -v npm),/usr/bin/npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test test-long soak lock audit sbom licences format clean debian-packages ohif axe
+.PHONY: help venv demo check test test-long soak lock audit sbom licences conformance format clean
+.PHONY: debian-packages ohif axe
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -64,6 +66,9 @@ test-long: venv debian-packages ## Run the long tests
 
 soak: venv debian-packages ## Push 1,000 studies while everything is killed at random: half an hour
 	$(BIN)/python -m tests.e2e.soak
+
+conformance: venv ## Write deploy/conformance.md anew from its template and the code
+	$(BIN)/python deploy/conformance.py
 
 lock: venv ## Write deploy/locks anew: the newest packages that pyproject.toml allows, with hashes
 	$(BIN)/python deploy/lock.py

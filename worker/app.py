@@ -81,7 +81,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
             _log.warning("pool.started_without_ledger", error=type(fault).__name__)
         if pool.kind == "prefork":
             live.start()  # threads are not forked
-        start_beating(context().ledger, queue, lambda: {**about(context()), **live.about()})
+        start_beating(context().ledger, queue, config=lambda: live.digest, about=lambda: about(context()))
 
     if queue == DELIVER.queue:
         live.on_change(lambda _: end_all(context().ledger))

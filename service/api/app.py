@@ -40,11 +40,11 @@ _DESCRIPTION = (
     "Gateway between a PACS and a chest X-ray pneumonia model. Research use only, not for diagnosis."
 )
 _READER = [may(Act.READ)]
-# Without what the file says: anybody may ask.
-_CONFIG_REFUSED = "the file was saved with a fault, so what it said before counts: see `hilum doctor`"
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
+# Without what the file says: anybody may ask.
+_CONFIG_REFUSED = "the file was saved with a fault, so what it said before counts: see `hilum doctor`"
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -91,7 +91,7 @@ def create_app(
     # The server closes it before it waits for what is under way: `service.api.server`.
     app.state.feed = feed
     app.include_router(_health(ledger, live))
-    app.include_router(_api(settings, ledger, feed, live))
+    app.include_router(_api(live, ledger, feed))
     app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
     lookout = Lookout(ledger, settings)
     app.include_router(page_routes(live, ledger, access, lookout))
@@ -126,9 +126,9 @@ def _health(ledger: Ledger, live: Live) -> APIRouter:
     return router
 
 
-def _api(settings: Settings, ledger: Ledger, feed: Feed, live: Live) -> APIRouter:
+def _api(live: Live, ledger: Ledger, feed: Feed) -> APIRouter:
     router = APIRouter()
-    metrics = registry(settings, ledger, live)
+    metrics = registry(live, ledger)
 
     @router.get("/metrics", dependencies=_READER, response_class=Response)
     def scrape() -> Response:

@@ -36,6 +36,10 @@ KINDS: Mapping[str, str] = {
 }
 """What objects are called to people."""
 _NOTHING = Step("Nothing: it goes on by itself.")
+_PAUSED = (
+    _NOTHING,
+    Step("If that is not meant: `hours` and `rate` of the destination, in the file of HILUM_CONFIG."),
+)
 _DONE = {DeliveryState.DELIVERED, DeliveryState.CONFIRMED}
 
 
@@ -211,10 +215,7 @@ def _reported(
     return Answer(
         "none",
         "A result is here, and no destination wants a report of it.",
-        [
-            "In the file of HILUM_CONFIG `objects` and `not_analysed` of each destination, and `[[rules]]`, "
-            "decide who gets what."
-        ],
+        ["`objects` and `not_analysed` of each destination in HILUM_CONFIG decide who gets what."],
         [Step("Nothing, if that is meant.")],
     )
 
@@ -256,18 +257,18 @@ def _pending(pending: Sequence[DeliveryOut], situation: Situation, zone: tzinfo 
         return Answer(
             "wrong", f"The report is made and waits: {found[0].said}", [found[0].why], found[0].steps
         )
-    names = " and ".join(dict.fromkeys(item.destination for item in pending))
-    waiting = next((item for item in pending if item.waits_until), None)
-    if waiting is not None and waiting.waits_until is not None:
-        return Answer(
-            "waits",
-            f"The report is made and waits for {waiting.destination}.",
-            [f"For {waiting.waits_for}: until {waiting.waits_until.astimezone(zone):%Y-%m-%d %H:%M:%S}."],
-            [Step("Nothing: it goes out then. To send sooner, change the destination in HILUM_CONFIG.")],
-        )
+    for item in pending:
+        if item.waits_for and item.waits_until:
+            return Answer(
+                "waits",
+                f"The report is made and waits for {item.waits_for} at {item.destination}.",
+                [f"It is sent from {item.waits_until.astimezone(zone):%Y-%m-%d %H:%M:%S} on."],
+                _PAUSED,
+            )
     errors = [
         f"{_name(item)} for {item.destination}: {item.last_error}" for item in pending if item.last_error
     ]
+    names = " and ".join(dict.fromkeys(item.destination for item in pending))
     if errors:
         return Answer("waits", f"The report is made; sending it to {names} is tried again.", errors[:3])
     return Answer("waits", f"The report is made and is being sent to {names}.")

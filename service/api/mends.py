@@ -287,6 +287,17 @@ _ANY_REFUSAL = (
 
 _REASONS: Sequence[tuple[str, Sequence[Step]]] = (
     (
+        "left out by the rule",
+        (
+            Step(
+                "A rule in the file of HILUM_CONFIG says so. If that is not meant, look which rule speaks of "
+                "a film, and why:",
+                "hilum rules test FILE --calling AET",
+            ),
+            Step("With the rule changed:", button="retry"),
+        ),
+    ),
+    (
         "age unknown",
         (
             Step(
@@ -333,17 +344,6 @@ _REASONS: Sequence[tuple[str, Sequence[Step]]] = (
     (
         "the archive rejected",
         (Step("Nothing: the archive took the images out of use, and Hilum follows it."),),
-    ),
-    (
-        "left out by the rule",
-        (
-            Step("Nothing, if that is meant: a rule of this site leaves such images out."),
-            Step(
-                "Else change the rule in the file of HILUM_CONFIG, which counts within seconds; then ask the "
-                "rules anew:",
-                button="retry",
-            ),
-        ),
     ),
     ("removed", (Step("Send the study again from the PACS: it is analysed anew."),)),
 )

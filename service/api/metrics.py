@@ -68,10 +68,10 @@ class LedgerCollector(Collector):
         yield info
 
 
-def registry(settings: Settings, ledger: Ledger, live: Live | None = None) -> CollectorRegistry:
+def registry(live: Live, ledger: Ledger) -> CollectorRegistry:
     """Return a registry with the ledger's collector alone."""
     made = CollectorRegistry(auto_describe=False)
-    made.register(LedgerCollector(live or Live(settings), ledger))
+    made.register(LedgerCollector(live, ledger))
     return made
 
 

@@ -24,7 +24,7 @@ class InstanceOut(BaseModel):
     probability: float | None
     reason: str | None
     flags: list[str]
-    rule: str | None = None
+    rule: str | None
 
 
 class ModelOut(BaseModel):
@@ -52,10 +52,10 @@ class DeliveryOut(BaseModel):
     state: str
     attempts: int
     last_error: str | None
+    waits_for: str | None
+    waits_until: datetime | None
     delivered_at: datetime | None
     confirmed_at: datetime | None
-    waits_for: str | None = None
-    waits_until: datetime | None = None
 
 
 class EventOut(BaseModel):

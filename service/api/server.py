@@ -1,6 +1,7 @@
 """uvicorn, with an end to connections that ask for nothing, and a bound on how many there are."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -106,4 +107,8 @@ class Server(uvicorn.Server):
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve until SIGTERM; requests under way have a while to end."""
-    Server(configuration(app, settings), app.state.feed).run()
+    server = Server(configuration(app, settings), app.state.feed)
+    # uvicorn sends itself the signal that ended it again, and this process has something left to do.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server.run()

@@ -49,7 +49,7 @@ def listen(settings: Settings) -> None:
         tls_port=settings.dimse_tls_port,
     )
     audit.started()
-    beating = start_beating(ledger, "listener", lambda: {**listener.about(), **live.about()})
+    beating = start_beating(ledger, "listener", config=lambda: live.digest, about=listener.about)
     _until_terminated()
     beating.set()
     listener.stop()
@@ -72,7 +72,7 @@ def serve_api(settings: Settings) -> None:
     live = Live(settings)
     live.start()
     # Nobody waits for it, but a restore must see that the ledger is in use.
-    beating = start_beating(ledger, "api", live.about)
+    beating = start_beating(ledger, "api", config=lambda: live.digest)
     serve(create_app(settings, ledger, live=live), settings)
     beating.set()
     audit.stopped()

@@ -117,8 +117,7 @@ def configuration(settings: Settings, fault: str = "") -> Check:
             rows = session.scalars(
                 select(Heartbeat).where(Heartbeat.at > now() - timedelta(seconds=ALIVE_SECONDS))
             )
-            said = {row.process: (row.about or {}).get("config") for row in rows}
-            others = sorted(process for process, config in said.items() if config not in (None, "", digest))
+            others = sorted(row.process for row in rows if row.config not in ("", digest))
     except (ConfigurationError, SQLAlchemyError):
         return Check("configuration file", True, f"{seen}; who goes by it cannot be read")
     if not others:

@@ -22,19 +22,30 @@ ROLES = ("listener", "scheduler", "decode", "infer", "report", "deliver")
 _log = structlog.get_logger()
 
 
-def beat(ledger: Ledger, role: str, detail: str = "", about: Mapping[str, Any] | None = None) -> None:
+def beat(
+    ledger: Ledger, role: str, detail: str = "", config: str = "", about: Mapping[str, Any] | None = None
+) -> None:
     """Write that this process of `role` is alive.
 
-    `detail` says what is wrong with it, if anything; `about` what only it knows, for the system page.
+    `detail` says what is wrong with it, if anything; `config` is the digest of the configuration file it goes
+    by; `about` what only it knows, for the system page.
     """
     said = {"version": version("hilum"), **(about or {})}
+    process = f"{role}:{owner()}"
     with ledger.write() as session:
-        session.merge(Heartbeat(process=f"{role}:{owner()}", role=role, at=now(), detail=detail, about=said))
+        session.merge(
+            Heartbeat(process=process, role=role, at=now(), detail=detail, config=config, about=said)
+        )
         session.execute(delete(Heartbeat).where(Heartbeat.at < now() - timedelta(hours=1)))
 
 
 def start_beating(
-    ledger: Ledger, role: str, about: Callable[[], Mapping[str, Any]] = dict
+    ledger: Ledger,
+    role: str,
+    *,
+    detail: Callable[[], str] = str,
+    config: Callable[[], str] = str,
+    about: Callable[[], Mapping[str, Any]] = dict,
 ) -> threading.Event:
     """Beat, and write what was counted, from a thread until the returned event is set."""
     stopped = threading.Event()
@@ -42,7 +53,7 @@ def start_beating(
     def run() -> None:
         while True:
             try:
-                beat(ledger, role, about=about())
+                beat(ledger, role, detail(), config(), about())
             except SQLAlchemyError as fault:
                 _log.warning("heartbeat.not_written", error=type(fault).__name__)
             tally.flush(ledger)

@@ -177,11 +177,19 @@ def migrate(url: str) -> str:
 
     The only thing that ever alters a table. Safe to run from several hosts at once and on a ledger that is
     already new.
+
+    Raises
+    ------
+    ConfigurationError
+        When a newer version has migrated it already.
     """
     engine = open_engine(url, bounded=False)
     config = _alembic_config()
     with _migration_lock(engine) as connection:
         config.attributes["connection"] = connection
+        present = MigrationContext.configure(connection).get_current_revision()
+        if present is not None and not knows(present):
+            raise ConfigurationError(_of_newer_version(present))
         command.upgrade(config, "head")
         found = connection.execute(select(Installation.id)).first()
         if found is None:
@@ -211,12 +219,21 @@ def check_migrated(url: str) -> str:
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     engine.dispose()
+    if found is not None and not knows(found):
+        raise ConfigurationError(_of_newer_version(found))
     if found != expected_revision():
         raise ConfigurationError(
             f"the ledger is at revision {found or 'none'}, this version needs {expected_revision()}: "
             "run `hilum migrate`"
         )
     return found or ""
+
+
+def _of_newer_version(revision: str) -> str:
+    return (
+        f"the ledger is at revision {revision}, which this version does not know: start the newer one, or "
+        "put back the backup from before the upgrade (`hilum restore`)"
+    )
 
 
 def _alembic_config() -> Config:

@@ -51,10 +51,6 @@ class Live:
         """Call `do` after each change, in the thread that looks."""
         self._changed.append(do)
 
-    def about(self) -> dict[str, str]:
-        """Return what a sign of life says of the configuration (`service.core.heartbeat`)."""
-        return {"config": self.digest}
-
     def start(self, every: float = LOOK_SECONDS) -> None:
         """Look again and again from a thread, as long as the process lives."""
         if self.settings.config is None:

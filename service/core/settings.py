@@ -1,9 +1,11 @@
 """Every setting of Hilum: read once, frozen, passed in.
 
-Environment variables with the prefix ``HILUM_`` (a ``.env`` file works too). A wrong value stops the start,
-with every fault listed at once. What one line can't say stands in the TOML file that ``HILUM_CONFIG`` names.
+Environment variables with the prefix ``HILUM_``, else the same names in a ``.env`` file, else a file of that
+name in a folder of secrets; an empty value is none. A wrong value stops the start, with every fault listed at
+once. What one line can't say stands in the TOML file that ``HILUM_CONFIG`` names.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
@@ -56,7 +58,12 @@ class Settings(BaseSettings):
     """The frozen settings; `load` is the one way to make them."""
 
     model_config = SettingsConfigDict(
-        env_prefix="HILUM_", env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
+        env_prefix="HILUM_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
     )
 
     config: Path | None = Field(
@@ -422,8 +429,14 @@ class Settings(BaseSettings):
         return next((item for item in self.destinations if item.name == name), None)
 
 
+def secret_folders() -> list[Path]:
+    """Return where secrets may lie as files: Docker's and Kubernetes' folder, and systemd's of this unit."""
+    folders = [Path("/run/secrets"), Path(os.environ.get("CREDENTIALS_DIRECTORY", ""))]
+    return [folder for folder in folders if folder.is_absolute() and folder.is_dir()]
+
+
 def load(**overrides: object) -> Settings:
-    """Read environment, ``.env`` and the TOML file into frozen settings.
+    """Read environment, ``.env``, secrets and the TOML file into frozen settings.
 
     Raises
     ------
@@ -431,7 +444,7 @@ def load(**overrides: object) -> Settings:
         With one line a fault, each naming its setting.
     """
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(_secrets_dir=secret_folders(), **overrides)  # type: ignore[arg-type, call-arg]
     except ValidationError as fault:
         lines = [_line(error["loc"], error["msg"]) for error in fault.errors(include_url=False)]
         raise ConfigurationError("\n".join(lines)) from None

@@ -170,9 +170,9 @@ class Instance(Leased, Base):
     """One received object; the lease is for decoding. The same UID with other bytes is another row.
 
     `says_chest`: its header calls it a chest radiograph, so that silence about it could be read as normal.
-    `picture_path`: the decoded film as a PNG for people to look at. `decision`: what the rules said of it
-    (`service.core.rules.Decision`); None of what came before there were rules, and of what is to be decided
-    anew.
+    `picture_path`: the decoded film as a PNG for people to look at.
+    `decision`: what the rules said of it (`service.core.rules.Decision`); None of what came before there were
+    rules, and of what is to be decided anew.
     """
 
     __tablename__ = "instance"
@@ -496,7 +496,8 @@ class Notice(Base):
 class Heartbeat(Base):
     """The last sign of life of one process of a role.
 
-    `detail` is what is wrong with it, `about` what it says of itself: version, and what only it knows.
+    `detail` is what is wrong with it, `config` is `service.core.live.Live.digest`, `about` what it says of
+    itself: version, and what only it knows.
     """
 
     __tablename__ = "heartbeat"
@@ -505,6 +506,7 @@ class Heartbeat(Base):
     role: Mapped[str] = mapped_column(String(16))
     at: Mapped[datetime]
     detail: Mapped[str] = mapped_column(Text)
+    config: Mapped[str] = mapped_column(String(64), default="")
     about: Mapped[dict[str, Any] | None]
 
 

@@ -107,7 +107,7 @@ class Scheduler:
             return  # and says nothing: the scheduler that acts speaks for all
         if moment >= self._next_beat:
             fault = "" if self._redis_reachable else "Redis cannot be reached"
-            beat(self._ledger, "scheduler", fault, self._live.about())
+            beat(self._ledger, "scheduler", fault, self._live.digest)
             self._next_beat = moment + BEAT_SECONDS
         every = self._live.settings.reports_every_radiograph
         if conclude_due_studies(self._ledger, report_every_radiograph=every):

@@ -18,7 +18,7 @@ from tests.certificates import Authority
 from tests.faults.pacs import Pacs
 from tests.faults.peers import Peer
 from tests.faults.site import Site, site
-from tests.faults.web import body, web
+from tests.faults.web import ApiProcess, body, web
 from tests.servers import Gateway, eventually, free_port, storescu
 from worker.context import Context
 
@@ -160,6 +160,16 @@ def test_who_uses_the_api_and_who_tries_to_is_told(tmp_path: Path) -> None:
         assert b"wrong" not in b"".join(
             path.read_bytes() for path in (door.settings.data_dir / "audit").glob("*.log")
         )
+
+
+def test_an_api_that_is_told_to_stop_says_so_and_ends_well() -> None:
+    with ApiProcess() as api:
+        process = api.process
+        api.stop()
+        assert process is not None
+        assert process.returncode == 0
+        told = [audit_trail.event(message)[1] for message in audit_trail.of(api.data_dir, "110100")]
+        assert told == ["110120", "110121"]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Guarded(Redis):
         (accounts,) = re.findall(r"<<END\n(.*)\nEND", COMMAND, re.DOTALL)
         path = self.folder / "accounts.conf"
         onlooker = "user onlooker on >secret ~* -@all +ping +acl +llen\n"
-        path.write_text(accounts.replace("$$REDISCLI_AUTH", "secret") + "\n" + onlooker)
+        path.write_text(accounts.replace("$$(cat /run/secrets/redis_password)", "secret") + "\n" + onlooker)
         program, *options = super().command()
         return [program, str(path), *options]
 

@@ -19,6 +19,7 @@ from service.core import tally
 from service.core.circuits import failed
 from service.core.heartbeat import beat
 from service.core.ledger import Ledger, migrate, now, open_engine, register_model
+from service.core.live import Live
 from service.core.settings import Settings, load
 from service.core.states import StudyState
 from service.core.tables import Study
@@ -55,7 +56,7 @@ def ledger(url: str) -> Iterator[Ledger]:
 
 def scrape(settings: Settings, ledger: Ledger) -> Samples:
     """Return all samples as a scrape has them."""
-    content = generate_latest(registry(settings, ledger)).decode()
+    content = generate_latest(registry(Live(settings), ledger)).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(content)

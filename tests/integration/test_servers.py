@@ -1,7 +1,5 @@
 """The servers that other tests stand on, and those that docker-compose.yml runs."""
 
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +7,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import yaml
 from pydicom import dcmread
 from pydicom.uid import (
     UID,
@@ -27,6 +24,7 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from tests import factories
+from tests.compose import ComposeRedis, demonstration_pacs
 from tests.servers import (
     ROOT,
     Gateway,
@@ -140,29 +138,8 @@ def test_waiting_ends_with_what_was_seen_last() -> None:
         eventually(lambda: 0, 0.1, "two reports")
 
 
-class ComposeRedis(Redis):
-    """Redis by the command of docker-compose.yml, and with an account that reads its configuration."""
-
-    def command(self) -> list[str]:
-        compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-        *shell, script = compose["services"]["redis"]["command"]
-        here = script.replace("$$", "$").replace("/data", str(self.folder))
-        here = here.replace("\nEND", "\nuser onlooker on >secret -@all +config|get\nEND")
-        return [*shell, here.replace("redis-server ", f"redis-server --port {self.port} --bind 127.0.0.1 ")]
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "REDISCLI_AUTH": "secret"}
-
-    @property
-    def client(self) -> RedisClient:
-        return self.known_as("hilum")
-
-    def known_as(self, username: str) -> RedisClient:
-        return RedisClient(port=self.port, username=username, password="secret", retry=Retry(NoBackoff(), 0))
-
-
 def test_redis_of_compose_asks_for_its_password_and_outlives_a_kill() -> None:
-    with ComposeRedis() as server:
+    with ComposeRedis("secret") as server:
         with pytest.raises(AuthenticationError):
             RedisClient(port=server.port, retry=Retry(NoBackoff(), 0)).ping()
         with pytest.raises(NoPermissionError):
@@ -176,25 +153,16 @@ def test_redis_of_compose_asks_for_its_password_and_outlives_a_kill() -> None:
 
 
 def test_demonstration_pacs_sends_on_what_others_store_and_keeps_what_hilum_stores(tmp_path: Path) -> None:
-    configuration = json.loads((ROOT / "deploy/orthanc.json").read_text(encoding="utf-8"))
-    (name,) = configuration["DicomModalities"]
-    title, _, _ = configuration["DicomModalities"][name]
-    # Folders, ports and the network's addresses are the container's.
-    for key in ("StorageDirectory", "IndexDirectory", "HttpPort", "DicomPort", "RemoteAccessAllowed"):
-        del configuration[key]
-    configuration["LuaScripts"] = [str(ROOT / "deploy/orthanc.lua")]
-    with Orthanc(title) as listener:
-        configuration["DicomModalities"] = {name: [title, "127.0.0.1", listener.dicom_port]}
-        with Orthanc(**configuration) as pacs:
-            film, report = factories.phantom_chest("film"), factories.basic_text_sr("report")
-            for dataset, calling_aet in ((report, title), (film, "ROUTER")):
-                sent = storescu(
-                    factories.write(dataset, tmp_path), pacs.aet, pacs.dicom_port, calling_aet=calling_aet
-                )
-                assert sent.returncode == 0, sent.stderr
-            eventually(listener.studies, 10, "the film is sent on")
-            assert sorted(pacs.studies()) == sorted([film.StudyInstanceUID, report.StudyInstanceUID])
-            assert listener.studies() == [film.StudyInstanceUID]
+    with Orthanc("HILUM") as listener, demonstration_pacs(listener.dicom_port) as pacs:
+        film, report = factories.phantom_chest("film"), factories.basic_text_sr("report")
+        for dataset, calling_aet in ((report, "HILUM"), (film, "ROUTER")):
+            sent = storescu(
+                factories.write(dataset, tmp_path), pacs.aet, pacs.dicom_port, calling_aet=calling_aet
+            )
+            assert sent.returncode == 0, sent.stderr
+        eventually(listener.studies, 10, "the film is sent on")
+        assert sorted(pacs.studies()) == sorted([film.StudyInstanceUID, report.StudyInstanceUID])
+        assert listener.studies() == [film.StudyInstanceUID]
 
 
 def test_health_check_of_every_role_passes_while_it_runs_and_fails_afterwards(

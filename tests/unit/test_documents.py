@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 from service.api.metrics import registry
 from service.commands.main import app
 from service.core.ledger import Ledger, migrate
+from service.core.live import Live
 from service.core.settings import Settings, load
 
 _ROOT = Path(__file__).parents[2]
@@ -63,6 +64,17 @@ def test_every_event_that_the_runbook_names_is_logged() -> None:
     assert named <= known
 
 
+def test_every_entry_of_the_runbook_has_sign_check_and_mend() -> None:
+    entries = re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    faults = {name: text for name, text in entries if "**Sign.**" in text}
+    assert len(faults) > 15
+    for name, text in faults.items():
+        parts = re.findall(r"\*\*(Sign|Check|Mend)\.\*\*", text)
+        assert parts == ["Sign", "Check", "Mend"] * (len(parts) // 3), name
+        for check in re.findall(r"\*\*Check\.\*\* (.*)", text):
+            assert "`" in check, name
+
+
 def test_every_setting_and_command_in_the_runbook_exists() -> None:
     settings = set(re.findall(r"\b(HILUM_[A-Z_]+)", RUNBOOK))
     assert settings <= {f"HILUM_{name.upper()}" for name in VARIABLES}
@@ -90,7 +102,7 @@ def scraped(folder: Path) -> set[str]:
     settings = load(data_dir=folder)
     migrate(settings.sqlalchemy_url)
     with closing(Ledger(settings.sqlalchemy_url)) as ledger:
-        text = generate_latest(registry(settings, ledger)).decode()
+        text = generate_latest(registry(Live(settings), ledger)).decode()
     families = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
     return families | set(re.findall(r"^(hilum_\w+)", text, re.MULTILINE))
 

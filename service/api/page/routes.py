@@ -40,8 +40,8 @@ FROM_OUR_PAGE = Depends(_repeat_csrf)
 
 def page_routes(live: Live, ledger: Ledger, access: Access, lookout: Lookout) -> APIRouter:
     """Return the routes of the pages, but for those of one study."""
-    settings = live.settings  # the zone stays
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    settings = live.settings
 
     @router.get("/login")
     def login_page(next_path: Annotated[str, Query(alias="next")] = "/") -> Response:

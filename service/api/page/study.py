@@ -30,7 +30,7 @@ _SeesFilms = Annotated[Caller, may(Act.SEE_FILMS)]
 def study_routes(live: Live, ledger: Ledger, lookout: Lookout, audit: Audit) -> APIRouter:
     """Return the routes below `/studies/{StudyInstanceUID}`."""
     router = APIRouter(prefix="/studies/{study_instance_uid}", include_in_schema=False)
-    settings = live.settings  # zone and folders, which stay
+    settings = live.settings
     spool = Spool(settings.data_dir)
 
     @router.get("", response_class=HTMLResponse)

@@ -35,6 +35,7 @@ def delivery(state: str = "pending", last_error: str | None = None, **given: Any
         **{
             **{"destination": "PACS", "kind": "sr", "revision": 1, "sop_instance_uid": "1", "attempts": 3},
             **{"state": state, "last_error": last_error, "delivered_at": None, "confirmed_at": None},
+            **{"waits_for": None, "waits_until": None},
             **given,
         }
     )
@@ -56,6 +57,7 @@ def image(state: str, reason: str) -> InstanceOut:
         probability=None,
         reason=reason,
         flags=[],
+        rule=None,
     )
 
 
@@ -164,6 +166,18 @@ TABLE: dict[str, tuple[Answer, str, str, Sequence[str]]] = {
         "wrong",
         "The report is made and waits: PACS cannot be reached.",
         ["address and AE title are right", "hilum doctor", "[retry]"],
+    ),
+    "a window of time": (
+        said(study(deliveries=[delivery(waits_for="its hours", waits_until=NOW + timedelta(hours=2))])),
+        "waits",
+        "The report is made and waits for its hours at PACS.",
+        ["Nothing: it goes on by itself.", "`hours` and `rate`"],
+    ),
+    "a rule": (
+        said(study(**not_analysed('left out by the rule "adults"'))),
+        "none",
+        "No report: nothing of this study was analysed",
+        ["hilum rules test", "[retry]"],
     ),
     "no worker sends": (
         said(study(deliveries=[delivery()]), situation=Situation({"deliver": _SILENT.format("deliver")})),
@@ -304,23 +318,6 @@ TABLE: dict[str, tuple[Answer, str, str, Sequence[str]]] = {
         "none",
         "No report: nothing of this study was analysed",
         ["took the images out of use"],
-    ),
-    "left out by a rule": (
-        said(study(**not_analysed('left out by the rule "adults" of this site'))),
-        "none",
-        "No report: nothing of this study was analysed",
-        ["a rule of this site", "HILUM_CONFIG", "[retry]"],
-    ),
-    "waits for its hours": (
-        said(
-            study(
-                "reported",
-                deliveries=[delivery("pending", waits_for="its hours, 19:00-07:00", waits_until=NOW)],
-            )
-        ),
-        "waits",
-        "The report is made and waits for PACS.",
-        ["it goes out then"],
     ),
     "given up": (
         said(

@@ -394,6 +394,30 @@ def test_the_documented_destination_is_one_that_starts(
     assert kinds(destination) == {"sr", "heatmap"}
 
 
+def test_a_secret_is_read_from_its_file_and_a_variable_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hilum_broker_url").write_text("redis://file:6379/0\n")
+    (tmp_path / "hilum_api_tokens").write_text(f"nurse:clinician:{'2' * 64},ward:viewer:{'3' * 64}\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load().broker_url == "redis://file:6379/0"
+    assert [token.name for token in load().api_tokens] == ["nurse", "ward"]
+    monkeypatch.setenv("HILUM_BROKER_URL", "")
+    assert load().broker_url == "redis://file:6379/0", "an empty value is none"
+    monkeypatch.setenv("HILUM_BROKER_URL", "redis://variable:6379/0")
+    assert load().broker_url == "redis://variable:6379/0"
+
+
+def test_what_is_wrong_with_a_secret_is_said_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hilum_database_url").write_text("mysql://hilum:canary@db/hilum")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="HILUM_DATABASE_URL") as caught:
+        load()
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("channel", "fault"),
     [

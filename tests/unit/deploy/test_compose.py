@@ -1,86 +1,81 @@
 """docker-compose.yml, Dockerfile and the example configuration say what the code does."""
 
 import ast
+import hashlib
 import json
+import os
 import re
+import shlex
 import shutil
+import stat
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
-import yaml
 
 from service.commands.main import app
 from service.commands.roles import QUEUES
 from service.core.errors import ConfigurationError
 from service.core.settings import Settings, load
+from tests.compose import (
+    COMPOSE,
+    ENV_EXAMPLE,
+    OURS,
+    SERVICES,
+    VARIABLE,
+    Prepared,
+    Unset,
+    assignments,
+    environment_of,
+    interpolated,
+)
+from tests.servers import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
-ENV_EXAMPLE = (ROOT / "deploy/env.example").read_text(encoding="utf-8")
 ORTHANC: dict[str, Any] = json.loads((ROOT / "deploy/orthanc.json").read_text(encoding="utf-8"))
 NGINX = (ROOT / "deploy/ohif/nginx.conf").read_text(encoding="utf-8")
 VIEWER = (ROOT / "deploy/ohif/app-config.js").read_text(encoding="utf-8")
 
 ROLES = ("listener", "api", "scheduler", "worker")
-OURS = {name: service for name, service in SERVICES.items() if service.get("env_file")}
 # What somebody fills in.
-FILLED_IN = {
-    "POSTGRES_PASSWORD": "p",
-    "REDIS_PASSWORD": "r",
-    "HILUM_CALLING_AE_TITLES": "ORTHANC,ROUTER",
-    "HILUM_API_TOKENS": f"dashboard:viewer:{'0' * 64}",
+FILLED_IN = {"HILUM_CALLING_AE_TITLES": "ORTHANC,ROUTER"}
+SECRETS = {
+    "hilum_broker_url": "redis://hilum:r@redis:6379/0",
+    "hilum_database_url": "postgresql+psycopg://hilum:p@postgres:5432/hilum",
+    "hilum_api_tokens": f"dashboard:viewer:{'0' * 64}",
 }
 # What stands in the file of HILUM_CONFIG alone has its name there as an alias.
 VARIABLES = {
     f"HILUM_{name.upper()}" for name, field in Settings.model_fields.items() if field.validation_alias is None
 }
-_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<text>[^}]*))?\}")
 
 
-class Unset(Exception):
-    """A variable that compose refuses to go on without."""
+def dotenv(filled_in: dict[str, str]) -> dict[str, str]:
+    """Return what .env says when it is env.example with `filled_in`."""
+    return {**assignments(ENV_EXAMPLE, commented=False), **filled_in}
 
 
-def interpolated(text: str, variables: dict[str, str]) -> str:
-    """Return `text` with its variables as compose fills them in."""
+@pytest.fixture
+def settings_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Settings]:
+    """The settings that a container of that name finds."""
 
-    def value(match: re.Match[str]) -> str:
-        if match[0] == "$$":
-            return "$"
-        found = variables.get(match["name"], "")
-        if not found and match["kind"] == "?":
-            raise Unset(match["name"])
-        return found or (match["text"] if match["kind"] == "-" else "")
+    def found(service: str) -> Settings:
+        for name in [name for name in os.environ if name.startswith("HILUM_")]:
+            monkeypatch.delenv(name)
+        for name, value in environment_of(service, dotenv(FILLED_IN)).items():
+            monkeypatch.setenv(name, value)
+        folder = tmp_path / service
+        folder.mkdir()
+        for name in SERVICES[service]["secrets"]:
+            (folder / name).write_text(f"{SECRETS[name]}\n")
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+        return load()
 
-    return _VARIABLE.sub(value, text)
-
-
-def assignments(text: str, *, commented: bool) -> dict[str, str]:
-    """Return the NAME=value lines of an environment file, those commented out included when asked for."""
-    pattern = r"^(?:# )?([A-Z_]+)=(.*)$" if commented else r"^([A-Z_]+)=(.*)$"
-    return dict(re.findall(pattern, text, re.MULTILINE))
-
-
-def environment_of(service: str, filled_in: dict[str, str]) -> dict[str, str]:
-    """Return the environment of a container when .env is env.example with `filled_in`."""
-    dotenv = {**assignments(ENV_EXAMPLE, commented=False), **filled_in}
-    given = {
-        name: interpolated(str(value), dotenv) for name, value in SERVICES[service]["environment"].items()
-    }
-    return {**dotenv, **given}
-
-
-def settings_of(service: str, monkeypatch: pytest.MonkeyPatch, filled_in: dict[str, str]) -> Settings:
-    for name, value in environment_of(service, filled_in).items():
-        monkeypatch.setenv(name, value)
-    return load()
+    return found
 
 
 def instructions(stage: str | None = None) -> Iterator[tuple[str, str, str]]:
@@ -163,47 +158,117 @@ def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_variables_of_compose_stand_in_the_example() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    used = {match["name"] for match in _VARIABLE.finditer(text) if match["name"]}
+    used = {match["name"] for match in VARIABLE.finditer(text) if match["name"]}
     assert used <= set(assignments(ENV_EXAMPLE, commented=False))
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_settings_of_every_container_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of(name, monkeypatch, FILLED_IN)
-    assert settings.broker_url == "redis://hilum:r@redis:6379/0"
-    assert settings.database_url == "postgresql+psycopg://hilum:p@postgres:5432/hilum"
+def test_settings_of_every_container_are_accepted(name: str, settings_of: Callable[[str], Settings]) -> None:
+    settings = settings_of(name)
+    assert settings.broker_url == (None if name == "migrate" else SECRETS["hilum_broker_url"])
+    assert settings.database_url == SECRETS["hilum_database_url"]
     assert str(settings.data_dir) in mounts(name)
 
 
-def test_listener_is_open_to_named_titles_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of("listener", monkeypatch, FILLED_IN)
+def test_listener_is_open_to_named_titles_only(settings_of: Callable[[str], Settings]) -> None:
+    settings = settings_of("listener")
     assert settings.dimse_host == "0.0.0.0"
     assert [peer.ae_title for peer in settings.peers] == ["ORTHANC", "ROUTER"]
     with pytest.raises(Unset, match="HILUM_CALLING_AE_TITLES"):
-        environment_of("listener", {**FILLED_IN, "HILUM_CALLING_AE_TITLES": ""})
+        environment_of("listener", dotenv({"HILUM_CALLING_AE_TITLES": ""}))
 
 
-def test_api_is_open_to_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_of("api", monkeypatch, FILLED_IN).http_host == "0.0.0.0"
-    with pytest.raises(Unset, match="HILUM_API_TOKENS"):
-        environment_of("api", {**FILLED_IN, "HILUM_API_TOKENS": ""})
-    monkeypatch.setenv("HILUM_API_TOKENS", "")
+def test_api_is_open_to_tokens_only(
+    settings_of: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings_of("api").http_host == "0.0.0.0"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     with pytest.raises(ConfigurationError, match="HILUM_API_TOKENS"):
         load()
 
 
-@pytest.mark.parametrize("secret", ["POSTGRES_PASSWORD", "REDIS_PASSWORD"])
-def test_nothing_starts_without_its_password(secret: str) -> None:
-    with pytest.raises(Unset, match=secret):
-        environment_of("scheduler", {**FILLED_IN, secret: ""})
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_password_stands_in_an_environment_or_a_command(name: str) -> None:
+    service = SERVICES[name]
+    said = json.dumps([service.get("environment"), service.get("command"), service.get("healthcheck")])
+    assert not re.search(r"PASSWORD[^_]|_TOKENS|://\w+:", said)
+    assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+    assert ("hilum_api_tokens" in service.get("secrets", [])) is (name == "api")
 
 
-def test_ports_of_listener_and_api_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    dimse_port = settings_of("listener", monkeypatch, FILLED_IN).dimse_port
+def test_who_gets_no_secret_needs_none() -> None:
+    given = {name: set(service.get("secrets", [])) for name, service in SERVICES.items()}
+    assert {name for name in given if "postgres_password" in given[name]} == {"postgres"}
+    assert {name for name in given if "redis_password" in given[name]} == {"redis"}
+    assert all(given[name] for name in (*OURS, "postgres", "redis"))
+
+
+def test_what_prepare_makes_is_all_that_compose_asks_for(tmp_path: Path) -> None:
+    made = Prepared(tmp_path, "demo")
+    assert set(made.secrets) == {path.name for path in (tmp_path / "deploy/secrets").iterdir()}
+    for name in OURS:
+        environment_of(name, made.dotenv)
+    assert f":{made.secrets['postgres_password']}@postgres:" in made.secrets["hilum_database_url"]
+    assert f":{made.secrets['redis_password']}@redis:" in made.secrets["hilum_broker_url"]
+    assert len({*made.secrets.values()}) == len(made.secrets)
+    assert stat.S_IMODE((tmp_path / "deploy/secrets").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+    token = token_in(made.said)
+    assert token
+    entries = {entry.name: entry for entry in load(api_tokens=made.secrets["hilum_api_tokens"]).api_tokens}
+    for name, role, secret in (
+        ("first", "administrator", token),
+        ("prometheus", "viewer", made.secrets["metrics_token"]),
+    ):
+        assert entries[name].role == role
+        assert entries[name].sha256 == hashlib.sha256(secret.encode()).hexdigest()
+
+
+def test_preparing_again_changes_nothing(tmp_path: Path) -> None:
+    made = Prepared(tmp_path, "demo")
+    before = made.secrets, made.dotenv
+    assert token_in(made.again()) is None
+    assert (made.secrets, made.dotenv) == before
+
+
+def test_passwords_of_an_older_env_move_into_files(tmp_path: Path) -> None:
+    """Up to 0.1 they stood in .env, and PostgreSQL's volume knows the old one."""
+    tokens = f"dashboard:viewer:{'0' * 64},nurse:clinician:{'1' * 64}"
+    old = f"POSTGRES_PASSWORD=old\nREDIS_PASSWORD='other'\nHILUM_API_TOKENS={tokens}\nHILUM_AE_TITLE=OURS\n"
+    made = Prepared(tmp_path, dotenv=old)
+    moved, _, entry = made.secrets["hilum_api_tokens"].rpartition(",")
+    assert moved == tokens
+    assert re.fullmatch(r"prometheus:viewer:[0-9a-f]{64}", entry)
+    assert (
+        made.secrets.items()
+        >= {
+            "postgres_password": "old",
+            "redis_password": "other",
+            "hilum_database_url": "postgresql+psycopg://hilum:old@postgres:5432/hilum",
+            "hilum_broker_url": "redis://hilum:other@redis:6379/0",
+        }.items()
+    )
+    emptied = {
+        "POSTGRES_PASSWORD": "",
+        "REDIS_PASSWORD": "",
+        "HILUM_API_TOKENS": "",
+        "HILUM_AE_TITLE": "OURS",
+    }
+    assert made.dotenv == emptied
+    assert token_in(made.said) is None
+
+
+def token_in(said: str) -> str | None:
+    found = re.search(r"\b[0-9a-f]{64}\b", said)
+    return found[0] if found else None
+
+
+def test_ports_of_listener_and_api_agree(settings_of: Callable[[str], Settings]) -> None:
+    dimse_port = settings_of("listener").dimse_port
     assert published("listener") == {dimse_port: dimse_port, 2762: 2762}
     assert inherited("listener", "EXPOSE") == [f"{dimse_port} 2762"]
     assert "its port (2762; empty: off)" in ENV_EXAMPLE
-    http_port = settings_of("api", monkeypatch, FILLED_IN).http_port
+    http_port = settings_of("api").http_port
     assert published("api") == {http_port: http_port}
     assert inherited("api", "EXPOSE") == [str(http_port)]
 
@@ -255,8 +320,10 @@ def test_every_image_from_elsewhere_has_a_version() -> None:
             assert re.search(r"\d|bookworm", tag), named
 
 
-def test_demonstration_pacs_and_listener_know_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of("listener", monkeypatch, FILLED_IN)
+def test_demonstration_pacs_and_listener_know_each_other(
+    settings_of: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of("listener")
     assert ORTHANC["DicomModalities"] == {"hilum": [settings.ae_title, "listener", settings.dimse_port]}
     destination = re.search(r"The demo profile: (PACS=\S+)", ENV_EXAMPLE)
     assert destination
@@ -284,6 +351,30 @@ def test_demonstration_pacs_has_its_ports_and_folders() -> None:
     assert placed == {*ORTHANC["LuaScripts"], ast.literal_eval(inherited("pacs", "CMD")[0])[1]}
 
 
+def test_from_a_clone_to_the_first_report_it_takes_five_commands_that_exist(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(text for text in readme.split("```console\n")[1:] if text.startswith("$ git clone"))
+    commands = re.findall(r"^\$ (.*?)(?:\s+#.*)?$", block.split("```")[0], re.MULTILINE)
+    assert len(commands) <= 5
+    clone, enter, prepare, up, run = (shlex.split(command) for command in commands)
+    assert clone[-1] == enter[-1]
+    made = Prepared(tmp_path, *prepare[2:])
+    assert (prepare[0], made.folder / prepare[1]) == ("sh", tmp_path / "deploy/prepare.sh")
+    profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", [])}
+    assert up[up.index("--profile") + 1] in profiles
+    assert SERVICES["orthanc"]["depends_on"] == {"listener": {"condition": "service_healthy"}}
+    # The sender is no role: it calls itself by a title that may send, and goes to where the PACS is reached.
+    service = run[run.index("--rm") + 5]
+    command, path, *options = run[run.index(service) + 1 :]
+    send = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert send.make_context(command, [path, *options]).params["paths"] == [Path(path)]
+    assert run[run.index("-v") + 1].split(":")[1:] == [path, "ro"]
+    title = run[run.index("-e") + 1].removeprefix("HILUM_AE_TITLE=")
+    assert title in made.dotenv["HILUM_CALLING_AE_TITLES"].split(",")
+    assert options == ["--to", f"dicom://{ORTHANC['DicomAet']}@orthanc:{ORTHANC['DicomPort']}"]
+    assert set(SERVICES[service]["networks"]) & set(SERVICES["orthanc"]["networks"])
+
+
 def test_viewer_and_pacs_share_one_origin() -> None:
     (listened,) = re.findall(r"listen (\d+);", NGINX)
     assert list(published("viewer")) == [int(listened)]
@@ -306,13 +397,13 @@ def test_volumes_are_declared_and_used() -> None:
         assert (ROOT / folder).is_dir()
 
 
-def test_roles_share_the_data_folder_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roles_share_the_data_folder_of_their_images(settings_of: Callable[[str], Settings]) -> None:
     for role in ROLES:
         assert inherited(role, "VOLUME") == ["/var/lib/hilum"]
         assert any("HILUM_DATA_DIR=/var/lib/hilum" in line for line in inherited(role, "ENV"))
     for name in OURS:
         assert mounts(name)["/var/lib/hilum"] == "data"
-        assert settings_of(name, monkeypatch, FILLED_IN).data_dir == Path("/var/lib/hilum")
+        assert settings_of(name).data_dir == Path("/var/lib/hilum")
 
 
 def test_example_of_the_configuration_file_is_one() -> None:
@@ -436,11 +527,8 @@ def test_compose_itself_accepts_the_file(tmp_path: Path) -> None:
         return
     if subprocess.run([client, "compose", "version"], capture_output=True, check=False).returncode:
         return
-    dotenv = {**assignments(ENV_EXAMPLE, commented=False), **FILLED_IN}
+    Prepared(tmp_path, "demo")
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
-    (tmp_path / ".env").write_text(
-        "".join(f"{name}={value}\n" for name, value in dotenv.items()), encoding="utf-8"
-    )
     asked = subprocess.run(
         [client, "compose", "--profile", "*", "config", "--quiet"],
         cwd=tmp_path,

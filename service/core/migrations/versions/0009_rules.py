@@ -1,4 +1,4 @@
-"""what rules decide; destinations that wait for their hours or their rate"""
+"""what rules decide; destinations that wait for their hours; which configuration a process goes by"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("instance", sa.Column("decision", sa.JSON(), nullable=True))
+    op.add_column("heartbeat", sa.Column("config", sa.String(length=64), nullable=False, server_default=""))
     op.create_table(
         "pause",
         sa.Column("destination", sa.String(length=64), nullable=False),
@@ -24,4 +25,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("pause")
+    op.drop_column("heartbeat", "config")
     op.drop_column("instance", "decision")
