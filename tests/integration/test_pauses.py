@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 from sqlalchemy import select, update
 
 from service.api import status
+from service.api.app import create_app
 from service.core.checks import examine
 from service.core.errors import ConfigurationError, NotAccepted
 from service.core.leases import DELIVER, count_ready, oldest_ready_seconds
@@ -213,3 +215,16 @@ def test_what_cannot_be_meant_stops_the_start(options: dict[str, Any], fault: st
     with pytest.raises(ConfigurationError) as stopped:
         load(destinations=[{"name": "PACS", "url": "dicom://PACS@h:104", **options}])
     assert fault in str(stopped.value)
+
+
+def test_the_pages_say_that_a_destination_waits_for_its_hours(opened: Opened) -> None:
+    with Scp().serving() as port:
+        window = hours(timedelta(hours=2), timedelta(hours=4))
+        context = opened(port, hours=window)
+        uid = reported(context)
+        deliver.run(context)
+    client = TestClient(create_app(context.settings, context.ledger), base_url="http://127.0.0.1")
+    until = f"{pause(context).until:%Y-%m-%d %H:%M}"
+    for page in ("/system", f"/studies/{uid}"):
+        said = client.get(page).text
+        assert f"waits for its hours, {window}, until {until}" in said
