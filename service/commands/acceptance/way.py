@@ -153,7 +153,12 @@ def _delivered(destination: Destination, sent: list[schemas.DeliveryOut]) -> Che
     if not sent:
         return Check(name, True, "none is meant for it", "Is that what its settings should say?", warns=True)
     seen = ", ".join(f"{item.kind} {item.state}" for item in sent if item.state != DeliveryState.WITHDRAWN)
-    faults = [item.last_error for item in sent if item.state not in DELIVERED_STATES and item.last_error]
+    open_ = [item for item in sent if item.state not in DELIVERED_STATES]
+    faults = [
+        item.last_error or f"waits for {item.waits_for}"
+        for item in open_
+        if item.last_error or item.waits_for
+    ]
     right = all(item.state in (*DELIVERED_STATES, DeliveryState.WITHDRAWN) for item in sent)
     proven = destination.confirm == "none" or not any(item.state == DeliveryState.DELIVERED for item in sent)
     if not right:
