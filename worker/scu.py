@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from service.core import tls
-from service.core.destination import Destination
+from service.core.destination import SYNTAXES, Destination
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
 from worker.peer import IDENTITY, Sendable, Sent, trusted
 
@@ -225,8 +225,13 @@ class DimsePeer:
 
 
 def _offered(destination: Destination, transfer_syntax_uid: str) -> list[str]:
-    """Return the destination's transfer syntaxes in which such an object can go without being transcoded."""
+    """Return the destination's transfer syntaxes in which such an object can go without being transcoded.
+
+    Its settings speak of what is made here; a film that is sent on keeps a syntax of its own.
+    """
     can = _UNCOMPRESSED if transfer_syntax_uid in _UNCOMPRESSED else (transfer_syntax_uid,)
+    if transfer_syntax_uid not in SYNTAXES.values():
+        return list(can)
     return [syntax for syntax in can if syntax in destination.offers]
 
 

@@ -24,7 +24,7 @@ _USER_AND_PASSWORD = re.compile(r"(?!Bearer )[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]
 _DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,4})(?P<unit>[mhd])")
 _TABLES = ("destinations", "peers", "notices")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-_SYNTAXES = {uid.keyword: uid for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit)}
+SYNTAXES = {uid.keyword: uid for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit)}
 
 
 def duration(value: object) -> timedelta:
@@ -207,7 +207,7 @@ class Destination(BaseModel):
     @property
     def offers(self) -> frozenset[str]:
         """The UIDs of `transfer_syntaxes`."""
-        return frozenset(_SYNTAXES[keyword] for keyword in self.transfer_syntaxes)
+        return frozenset(SYNTAXES[keyword] for keyword in self.transfer_syntaxes)
 
     @property
     def is_dicomweb(self) -> bool:
