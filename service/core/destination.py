@@ -242,11 +242,7 @@ class Destination(BaseModel):
         """
         if self.credentials_file is None:
             return None
-        try:
-            line = self.credentials_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as fault:
-            why = getattr(fault, "strerror", None) or "no text"
-            raise ValueError(f"credentials_file {self.credentials_file} can't be read ({why})") from None
+        line = line_in(self.credentials_file, "credentials_file")
         if _BEARER.fullmatch(line):
             return line
         if _USER_AND_PASSWORD.fullmatch(line):
@@ -267,6 +263,21 @@ class Destination(BaseModel):
     def port(self) -> int:
         parts = urlsplit(self.url)
         return parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+
+
+def line_in(path: Path, setting: str) -> str:
+    """Return the line of a file with a secret; `setting` names the file.
+
+    Raises
+    ------
+    ValueError
+        When it can't be read; the message repeats none of it.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as fault:
+        why = getattr(fault, "strerror", None) or "no text"
+        raise ValueError(f"{setting} {path} can't be read ({why})") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from service.core.destination import duration, scheme
+from service.core.destination import duration, line_in, scheme
 from service.core.states import NoticeKind
 from service.core.tls import TLSFiles, client_context
 
@@ -132,7 +132,7 @@ class Channel(BaseModel):
         """
         if self.secret_file is None:
             return None
-        line = _line(self.secret_file, "secret_file")
+        line = line_in(self.secret_file, "secret_file")
         try:
             key = b64decode(line.removeprefix(_SECRET_PREFIX), validate=True)
         except binascii.Error:
@@ -154,7 +154,7 @@ class Channel(BaseModel):
         """
         if self.password_file is None:
             return None
-        if line := _line(self.password_file, "password_file"):
+        if line := line_in(self.password_file, "password_file"):
             return line
         raise ValueError(f"password_file {self.password_file} is empty")
 
@@ -167,11 +167,3 @@ class Channel(BaseModel):
             When it can't.
         """
         client_context(TLSFiles(ca_file=self.ca_file))
-
-
-def _line(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as fault:
-        why = getattr(fault, "strerror", None) or "no text"
-        raise ValueError(f"{what} {path} can't be read ({why})") from None

@@ -1,4 +1,4 @@
-"""An API in this process, over a ledger with three studies."""
+"""Ledgers on both databases, and an API in this process over one with three studies."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +16,24 @@ from service.core.settings import load
 from service.core.spool import Spool
 from service.core.tables import Instance
 from tests import factories
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a migrated, empty ledger."""
+    if request.param == "sqlite":
+        found = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    else:
+        found = request.getfixturevalue("postgresql")
+    migrate(found)
+    return found
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    opened = Ledger(url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

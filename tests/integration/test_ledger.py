@@ -1,6 +1,5 @@
 """The ledger on both of its databases: custody, leases, completion."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -33,24 +32,6 @@ from service.core.states import AnalysisState, InstanceState, RevisionState, Stu
 from service.core.tables import Analysis, Base, Instance, Model, Revision, Study, Subject
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a migrated, empty ledger."""
-    if request.param == "sqlite":
-        found = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
-    else:
-        found = request.getfixturevalue("postgresql")
-    migrate(found)
-    return found
-
-
-@pytest.fixture
-def ledger(url: str) -> Iterator[Ledger]:
-    opened = Ledger(url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
