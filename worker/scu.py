@@ -6,11 +6,12 @@ Proposed are just the contexts that are needed; what the destination rejects is 
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
@@ -23,8 +24,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from service.core import tls
 from service.core.destination import SYNTAXES, Destination
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
+from service.core.file_meta import has_file_meta
 from worker.peer import IDENTITY, Sendable, Sent, trusted
 
+# What is sent by its path is not parsed.
+_config.STORE_SEND_CHUNKED_DATASET = True
 _NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _PENDING = (0xFF00, 0xFF01)
@@ -88,7 +92,9 @@ class DimsePeer:
         for sop_class in asked:
             entity.add_requested_context(sop_class, list(_UNCOMPRESSED))
         self._association = associate(destination, entity, handlers)
-        self._accepted = {str(context.abstract_syntax) for context in self._association.accepted_contexts}
+        accepted = self._association.accepted_contexts
+        self._accepted = {str(context.abstract_syntax) for context in accepted}
+        self._as_it_is = {(str(item.abstract_syntax), str(item.transfer_syntax[0])) for item in accepted}
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +123,7 @@ class DimsePeer:
             ended = TransientDelivery("the association ended before the object was sent")
             return Sent(None, ended, tried=False)
         try:
-            status = self._association.send_c_store(_read(item))
+            status = self._association.send_c_store(self._read(item))
         except RuntimeError:
             return Sent(None, TransientDelivery("the association ended while the object was sent"))
         except Exception as fault:  # no context for this class and syntax, or a file that cannot be read
@@ -187,6 +193,17 @@ class DimsePeer:
         end = time.monotonic() + seconds
         while self._association.is_established and not done() and time.monotonic() < end:
             time.sleep(0.02)
+
+    def _read(self, item: Sendable) -> Dataset | Path:
+        """Return the object: by its path where its bytes can go as they are, else parsed, to be encoded anew.
+
+        A file from before Part 10 does not say itself how it is encoded.
+        """
+        if (item.sop_class_uid, item.transfer_syntax_uid) in self._as_it_is and has_file_meta(item.path):
+            return item.path
+        dataset = dcmread(item.path, force=True)
+        dataset.file_meta.TransferSyntaxUID = UID(item.transfer_syntax_uid)
+        return dataset
 
     def _find(self, query: Dataset) -> list[Dataset] | None:
         """Return what is found; None when the destination does not do such queries."""
@@ -292,13 +309,6 @@ def _tls_context(destination: Destination) -> tls.ClientContext | None:
         return tls.client_context(destination.tls or tls.TLSFiles())
     except ValueError as fault:
         raise TransientDelivery(f"destination {destination.name}: {fault}") from None
-
-
-def _read(item: Sendable) -> Dataset:
-    """Return the object; a file from before Part 10 does not say itself how it is encoded."""
-    dataset = dcmread(item.path, force=True)
-    dataset.file_meta.TransferSyntaxUID = UID(item.transfer_syntax_uid)
-    return dataset
 
 
 def _set_no_delay(event: Event) -> None:

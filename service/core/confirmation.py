@@ -5,6 +5,7 @@ A delivery that was answered with success gets a `Confirmation`; what proves it 
 that turns out not to be there is sent again, and parked for a person when that happens too often.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
@@ -30,11 +31,13 @@ _NO_SUCH_INSTANCE, _CLASS_CONFLICT = 0x0112, 0x0119
 _AFTER_A_FAILURE = timedelta(minutes=5)
 
 
-def expect(session: Session, delivery: Outbox) -> None:
-    """Let the proof of a delivery that was just accepted be had."""
-    session.execute(delete(Confirmation).where(Confirmation.outbox_id == delivery.id))
+def expect(session: Session, deliveries: Sequence[Outbox]) -> None:
+    """Let the proof of deliveries that were just accepted be had."""
+    session.execute(
+        delete(Confirmation).where(Confirmation.outbox_id.in_([delivery.id for delivery in deliveries]))
+    )
     moment = now()
-    session.add(
+    session.add_all(
         Confirmation(
             outbox_id=delivery.id,
             destination=delivery.destination,
@@ -42,6 +45,7 @@ def expect(session: Session, delivery: Outbox) -> None:
             until=moment + PATIENCE,
             ready_at=moment,
         )
+        for delivery in deliveries
     )
 
 

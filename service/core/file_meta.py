@@ -70,6 +70,12 @@ def sending_ae_title(path: Path) -> str:
         return ""
 
 
+def has_file_meta(path: Path) -> bool:
+    """Return whether a file that we keep says itself how it is encoded (PS3.10 7.1)."""
+    with path.open("rb") as stream:
+        return stream.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+
+
 def check_offered(transfer_syntax_uid: UID) -> None:
     """Raise `SyntaxNotOffered` for a transfer syntax that the listener would not accept."""
     if transfer_syntax_uid not in OFFERED:

@@ -10,7 +10,7 @@ import random
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import structlog
-from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -34,6 +34,7 @@ from service.core.states import (
 )
 from service.core.tables import (
     Analysis,
+    Base,
     Circuit,
     Confirmation,
     Instance,
@@ -86,14 +87,12 @@ CONFIRM = Stage("confirm", "deliver", Confirmation, ConfirmationState.WAITING, l
 STAGES = (DECODE, INFER, REPORT, DELIVER, CONFIRM)
 
 # How to get from the work to its study.
-_STUDY_ID: dict[str, Callable[[int], Select[int]]] = {
-    DECODE.name: lambda row: select(Instance.study_id).where(Instance.id == row),
-    INFER.name: lambda row: select(Instance.study_id).join(Analysis).where(Analysis.id == row),
-    REPORT.name: lambda row: select(Revision.study_id).where(Revision.id == row),
-    DELIVER.name: lambda row: select(Report.study_id).join(Outbox).where(Outbox.id == row),
-    CONFIRM.name: lambda row: (
-        select(Report.study_id).join(Outbox).join(Confirmation).where(Confirmation.id == row)
-    ),
+_TO_STUDY: dict[str, tuple[type[Base], ...]] = {
+    DECODE.name: (Study,),
+    INFER.name: (Instance, Study),
+    REPORT.name: (Study,),
+    DELIVER.name: (Report, Study),
+    CONFIRM.name: (Outbox, Report, Study),
 }
 
 
@@ -217,9 +216,7 @@ def leased(session: Session, lease: Lease) -> Any:
 def named_in_logs(ledger: Ledger, lease: Lease) -> Iterator[None]:
     """Let every log line of the block name the study and the row of a piece of work."""
     with ledger.read() as session:
-        uid = select(Study.study_instance_uid).where(
-            Study.id == _STUDY_ID[lease.stage.name](lease.row_id).scalar_subquery()
-        )
+        uid = _with_study(select(Study.study_instance_uid), lease.stage, [lease])
         ids = {"study_instance_uid": session.scalar(uid), lease.stage.table.__tablename__: lease.row_id}
     with structlog.contextvars.bound_contextvars(**ids):
         yield
@@ -228,31 +225,52 @@ def named_in_logs(ledger: Ledger, lease: Lease) -> Iterator[None]:
 def held(session: Session, lease: Lease) -> tuple[Any, Study]:
     """Return the leased row for writing its result, and its study.
 
-    The study's row is locked first, here and everywhere: what happens to one study happens one after the
-    other, and nobody waits for somebody who waits for him.
-
     Raises
     ------
     LeaseLost
         When somebody else has claimed the row since, or it no longer waits: the result must be dropped.
     """
-    study_id = session.scalars(_STUDY_ID[lease.stage.name](lease.row_id)).one_or_none()
-    study = session.get(Study, study_id, with_for_update=True) if study_id is not None else None
-    table = lease.stage.table
-    row: Any = session.scalars(
+    for row, study in held_together(session, [lease]):
+        return row, study
+    raise LeaseLost(f"{lease.stage.name} {lease.row_id}: the work belongs to somebody else now")
+
+
+def held_together(session: Session, leases: Sequence[Lease]) -> list[tuple[Any, Study]]:
+    """Return those rows of one stage whose leases still hold, for writing their results, and their studies.
+
+    Studies are locked before their rows, here and everywhere, and each in the order of their ids: what
+    happens to one study happens one after the other, and nobody waits for somebody who waits for him.
+    """
+    stage = leases[0].stage
+    table: Any = stage.table
+    studies = session.execute(
+        _with_study(select(table.id, Study), stage, leases)
+        .order_by(Study.id)
+        .with_for_update(of=Study)
+        .execution_options(populate_existing=True)
+    )
+    study_of: dict[int, Study] = dict(studies.tuples())
+    rows = session.scalars(
         select(table)
         .where(
-            table.id == lease.row_id,
-            table.lease_token == lease.token,
-            table.state == lease.stage.waiting,
+            tuple_(table.id, table.lease_token).in_([(lease.row_id, lease.token) for lease in leases]),
+            table.state == stage.waiting,
         )
+        .order_by(table.id)
         .with_for_update()
         .execution_options(populate_existing=True)
-    ).one_or_none()
-    if row is None or study is None:
-        raise LeaseLost(f"{lease.stage.name} {lease.row_id}: the work belongs to somebody else now")
-    row.lease_owner = row.lease_until = None
-    return row, study
+    ).all()
+    for row in rows:
+        row.lease_owner = row.lease_until = None
+    return [(row, study_of[row.id]) for row in rows]
+
+
+def _with_study(query: Select[Any], stage: Stage, leases: Sequence[Lease]) -> Select[Any]:
+    """Let a query for leased rows name columns of their studies too."""
+    query = query.select_from(stage.table)
+    for table in _TO_STUDY[stage.name]:
+        query = query.join(table)
+    return query.where(stage.table.id.in_([lease.row_id for lease in leases]))
 
 
 def release(ledger: Ledger, lease: Lease, error: str, delay_seconds: float, **values: int | None) -> None:

@@ -7,7 +7,7 @@ inside one. `Ledger` is opened after a fork, never before.
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from service.core.states import NoticeKind
 from service.core.tables import Event, Installation, Model, Occurrence, Study
 
 _BUSY_SECONDS = 20
+_AFTERWARDS = "hilum_afterwards"
 # The events that a person may want to be told of (`service.scheduler.notices`), beside a positive report.
 _TOLD = {
     "failed": NoticeKind.FAILED,
@@ -74,6 +75,8 @@ class Ledger:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             session.connection(execution_options={"hilum_writes": True})
             yield session
+        for call in session.info.get(_AFTERWARDS, ()):
+            call()
 
     def installation(self) -> str:
         """Return the identity of this installation, a random UUID from the first migration on."""
@@ -147,6 +150,11 @@ def open_engine(url: str, *, bounded: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def when_committed(session: Session, call: Callable[[], None]) -> None:
+    """Do something after `Ledger.write` has committed what this session wrote, and only then."""
+    session.info.setdefault(_AFTERWARDS, []).append(call)
 
 
 def record_event(session: Session, study: Study | int, kind: str, detail: str = "") -> None:

@@ -1,9 +1,10 @@
 """What follows from the states of a study's parts: its own state once reported, and what needs attention."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, case, or_, select
+from sqlalchemy.orm import Session, contains_eager
 
 from service.core import tally
 from service.core.leases import FILE_GONE
@@ -22,11 +23,22 @@ from service.core.states import (
 from service.core.tables import Confirmation, Instance, Outbox, Report, Revision, Study
 
 
-def settle(session: Session, study: Study) -> None:
+def settle(session: Session, *studies: Study) -> None:
     """Set what follows from instances and deliveries: what needs attention, and the state once reported."""
     session.flush()
-    deliveries = deliveries_of(session, study.id)
-    study.attention = _attention(session, study, deliveries)
+    ids = [study.id for study in studies]
+    deliveries, troubles = deliveries_of(session, *ids), _troubles(session, ids)
+    missed = unconfirmed(session, *ids)
+    with session.no_autoflush:
+        for study in studies:
+            own = [item for item in deliveries if item.report.study_id == study.id]
+            not_confirmed = [item for item in missed if item.delivery.report.study_id == study.id]
+            study.attention = _attention(session, study, troubles.get(study.id, []), own, not_confirmed)
+            _conclude(session, study, own)
+
+
+def _conclude(session: Session, study: Study, deliveries: Sequence[Outbox]) -> None:
+    """Set the state of a study that is reported by what became of its deliveries."""
     required = [
         item
         for item in deliveries
@@ -91,21 +103,25 @@ def newest_revision(session: Session, study: Study) -> Revision | None:
     ).one_or_none()
 
 
-def deliveries_of(session: Session, study_id: int) -> Sequence[Outbox]:
-    """Return all deliveries of a study, the oldest first."""
+def deliveries_of(session: Session, *study_ids: int) -> Sequence[Outbox]:
+    """Return all deliveries of studies, the oldest first."""
     return session.scalars(
-        select(Outbox).join(Report).where(Report.study_id == study_id).order_by(Outbox.id)
+        select(Outbox)
+        .join(Outbox.report)
+        .where(Report.study_id.in_(study_ids))
+        .order_by(Outbox.id)
+        .options(contains_eager(Outbox.report))
     ).all()
 
 
-def unconfirmed(session: Session, study_id: int) -> Sequence[Confirmation]:
+def unconfirmed(session: Session, *study_ids: int) -> Sequence[Confirmation]:
     """Return the confirmations that were asked for and did not come."""
     return session.scalars(
         select(Confirmation)
         .join(Outbox)
         .join(Report)
         .where(
-            Report.study_id == study_id,
+            Report.study_id.in_(study_ids),
             Outbox.state == DeliveryState.DELIVERED,
             Confirmation.state == ConfirmationState.GIVEN_UP,
         )
@@ -113,25 +129,42 @@ def unconfirmed(session: Session, study_id: int) -> Sequence[Confirmation]:
     ).all()
 
 
-def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> str | None:
+_BYTES_GONE = "the bytes of an image are gone from the data folder: send the study again"
+
+
+def _troubles(session: Session, study_ids: Sequence[int]) -> dict[int, list[str]]:
+    """Return by study what a person should know of its instances."""
+    in_trouble = Instance.state.in_((InstanceState.QUARANTINED, InstanceState.FAILED))
+    gone = and_(
+        Instance.last_error == FILE_GONE,
+        Instance.spool_path.is_not(None),
+        Instance.state.in_((*UNFINISHED_INSTANCES, *REPORTABLE_INSTANCES)),
+    )
+    rows = session.execute(
+        select(Instance.study_id, case((in_trouble, Instance.reason), else_=_BYTES_GONE))
+        .where(Instance.study_id.in_(study_ids), or_(in_trouble, gone))
+        .order_by(in_trouble.desc(), Instance.id)
+    )
+    found: dict[int, list[str]] = defaultdict(list)
+    for study_id, why in rows:
+        if why:
+            found[study_id].append(why)
+    return found
+
+
+def _attention(
+    session: Session,
+    study: Study,
+    troubles: Sequence[str],
+    deliveries: Sequence[Outbox],
+    not_confirmed: Sequence[Confirmation],
+) -> str | None:
     """Return what a person should look at, or None."""
     reasons = [study.reason] if study.state == StudyState.HELD and study.reason else []
     reasons += [study.wanted] if study.wanted else []
     if study.finding == Finding.NOT_ANALYSED and _speaks_of_a_result(session, study):
         reasons.append(f"revision {study.revision} was reported and no longer holds: {study.result_reason}")
-    troubled = select(Instance.reason).where(
-        Instance.study_id == study.id,
-        Instance.state.in_((InstanceState.QUARANTINED, InstanceState.FAILED)),
-    )
-    reasons += [reason for reason in session.scalars(troubled) if reason]
-    gone = select(func.count()).where(
-        Instance.study_id == study.id,
-        Instance.last_error == FILE_GONE,
-        Instance.spool_path.is_not(None),
-        Instance.state.in_((*UNFINISHED_INSTANCES, *REPORTABLE_INSTANCES)),
-    )
-    if session.scalar(gone):
-        reasons.append("the bytes of an image are gone from the data folder: send the study again")
+    reasons += troubles
     reasons += [
         f"{item.report.kind} parked for {item.destination}: {item.last_error}"
         for item in deliveries
@@ -139,7 +172,7 @@ def _attention(session: Session, study: Study, deliveries: Sequence[Outbox]) -> 
     ]
     reasons += [
         f"{item.delivery.report.kind} at {item.destination} is not confirmed: {item.last_error}"
-        for item in unconfirmed(session, study.id)
+        for item in not_confirmed
         if item.last_error
     ]
     return "; ".join(dict.fromkeys(reasons)) or None

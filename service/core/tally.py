@@ -12,19 +12,19 @@ import os
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import case, event, select
+from sqlalchemy import case, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.core.ledger import Ledger, now
+from service.core.ledger import Ledger, now, when_committed
 from service.core.settings import Settings
 from service.core.tables import Tally
 
@@ -109,7 +109,7 @@ _latest: dict[_Key, float] = {}
 def add(what: Count, *labels: str, by: float = 1.0, session: Session | None = None) -> None:
     """Count; with a session only when that commits."""
     if session is not None:
-        _when_committed(session, partial(add, what, *labels, by=by))
+        when_committed(session, partial(add, what, *labels, by=by))
         return
     with _lock:
         _sums[_key(what, labels)] += by
@@ -118,7 +118,7 @@ def add(what: Count, *labels: str, by: float = 1.0, session: Session | None = No
 def observe(what: Count, seconds: float, *labels: str, session: Session | None = None) -> None:
     """Count one time in its bucket; with a session only when that commits."""
     if session is not None:
-        _when_committed(session, partial(observe, what, seconds, *labels))
+        when_committed(session, partial(observe, what, seconds, *labels))
         return
     seconds = max(0.0, seconds)
     place = bisect_left(what.buckets, seconds)
@@ -216,10 +216,6 @@ def read(session: Session) -> dict[str, Sums]:
     for row in session.scalars(select(Tally)):
         found[row.name][tuple(json.loads(row.labels))][row.bucket] = row.value
     return found
-
-
-def _when_committed(session: Session, call: Callable[[], None]) -> None:
-    event.listen(session, "after_commit", lambda _: call(), once=True)
 
 
 def _key(what: Count, labels: Iterable[str], bucket: str = "") -> _Key:

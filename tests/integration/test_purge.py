@@ -31,7 +31,7 @@ from tests import audit_trail, factories
 from tests.integration.test_commands import hilum
 from tests.pipeline import film, instances, opened_at, receive, says, study, work
 from worker.context import Context
-from worker.tasks import decode, deliver, infer, report
+from worker.tasks import batch, decode, deliver, infer, report
 
 both = pytest.mark.parametrize("context", ["sqlite", "postgresql"], indirect=True)
 _NAME = "CANARY^PATIENT"
@@ -245,13 +245,13 @@ def test_a_delivery_under_way_of_an_erased_study_fails_harmlessly_and_others_go_
         first = session.scalars(select(Study).order_by(Study.id)).first()
         assert first is not None
         waiting = session.scalars(select(Outbox.id).join(Report).where(Report.study_id != first.id)).all()
-    sendables = deliver._sendables
+    read = batch.read
 
-    def erased_meanwhile(batch: Any) -> Any:
+    def erased_meanwhile(*claimed: Any) -> Any:
         erase(context, first.study_instance_uid)
-        return sendables(batch)
+        return read(*claimed)
 
-    monkeypatch.setattr(deliver, "_sendables", erased_meanwhile)
+    monkeypatch.setattr(batch, "read", erased_meanwhile)
     deliver.run(context)  # to a port where nobody listens
     with context.ledger.read() as session:
         left = session.scalars(select(Outbox)).all()
