@@ -3,7 +3,6 @@
 Proposed are just the contexts that are needed; what the destination rejects is not used.
 """
 
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any, Self
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, evt
-from pynetdicom.association import Association
+from pynetdicom import _config, evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -21,20 +19,17 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
 )
 
-from service.core import tls
 from service.core.destination import SYNTAXES, Destination
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
 from service.core.file_meta import has_file_meta
+from worker.association import DIMSE_SECONDS, NOT_ACCEPTED, associate, requestor
 from worker.peer import IDENTITY, Sendable, Sent, trusted
 
 # What is sent by its path is not parsed.
 _config.STORE_SEND_CHUNKED_DATASET = True
-_NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _PENDING = (0xFF00, 0xFF01)
 _REQUEST_STORAGE_COMMITMENT = 1  # PS3.4 J.3.2.1
-_DIMSE_SECONDS = 60
-_CONNECTION_SECONDS = 10
 _QUERY_SECONDS = 20
 # A destination that takes queries and answers none, so often in a row, is asked no more for so long: some
 # accept the context from everybody and abort when somebody unknown asks.
@@ -118,7 +113,7 @@ class DimsePeer:
     def store(self, item: Sendable) -> Sent:
         """Send one object (PS3.4 B.2); see `worker.peer.Peer`."""
         if item.sop_class_uid not in self._accepted:
-            return Sent(None, NotAccepted(_NOT_ACCEPTED))
+            return Sent(None, NotAccepted(NOT_ACCEPTED))
         if not self._association.is_established:
             ended = TransientDelivery("the association ended before the object was sent")
             return Sent(None, ended, tried=False)
@@ -227,7 +222,7 @@ class DimsePeer:
         except RuntimeError:
             raise self._no_answer() from None
         finally:
-            self._association.dimse_timeout = _DIMSE_SECONDS
+            self._association.dimse_timeout = DIMSE_SECONDS
         _unanswered.pop(self._name, None)
         return found
 
@@ -250,68 +245,3 @@ def _offered(destination: Destination, transfer_syntax_uid: str) -> list[str]:
     if transfer_syntax_uid not in SYNTAXES.values():
         return list(can)
     return [syntax for syntax in can if syntax in destination.offers]
-
-
-def requestor(ae_title: str) -> AE:
-    """Return an AE whose every wait has a bound."""
-    entity = AE(ae_title)
-    entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, _DIMSE_SECONDS, 60
-    entity.connection_timeout = _CONNECTION_SECONDS
-    return entity
-
-
-def associate(
-    destination: Destination, entity: AE, handlers: Iterable[Any] = (), roles: Iterable[Any] = ()
-) -> Association:
-    """Return an association with a destination, for the contexts that `entity` requests.
-
-    Parameters
-    ----------
-    handlers
-        Pairs of event and handler, as pynetdicom takes them.
-    roles
-        SCP/SCU role selection items (PS3.7 D.3.3.4).
-
-    Raises
-    ------
-    TransientDelivery
-        When none comes about, or a file of its TLS can't be used.
-    NotAccepted
-        When the destination accepts none of the contexts.
-    """
-    called, host, port = destination.ae_title, destination.host, destination.port
-    context = _tls_context(destination)
-    association = entity.associate(
-        host,
-        port,
-        ae_title=called,
-        ext_neg=list(roles),
-        evt_handlers=[(evt.EVT_CONN_OPEN, _set_no_delay), *handlers],
-        tls_args=None if context is None else (context, host),
-    )
-    if association.is_established:
-        return association
-    if context is not None and context.fault is not None:
-        raise TransientDelivery(f"{called} at {host}:{port}: {tls.reason(context.fault)}")
-    if association.is_rejected:
-        primitive: Any = association.acceptor.primitive
-        raise TransientDelivery(f"{called} rejected the association ({primitive.reason_str})")
-    if association.rejected_contexts and not association.accepted_contexts:
-        raise NotAccepted(_NOT_ACCEPTED)
-    raise TransientDelivery(f"{called} at {host}:{port} cannot be reached")
-
-
-def _tls_context(destination: Destination) -> tls.ClientContext | None:
-    """Return a context from the files as they are now."""
-    if not destination.is_tls:
-        return None
-    try:
-        return tls.client_context(destination.tls or tls.TLSFiles())
-    except ValueError as fault:
-        raise TransientDelivery(f"destination {destination.name}: {fault}") from None
-
-
-def _set_no_delay(event: Event) -> None:
-    """Small objects wait 40 ms each under Nagle's algorithm: ten times the throughput without it."""
-    connection: Any = event.assoc.dul.socket
-    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

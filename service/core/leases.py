@@ -249,7 +249,7 @@ def held_together(session: Session, leases: Sequence[Lease]) -> list[tuple[Any, 
         .with_for_update(of=Study)
         .execution_options(populate_existing=True)
     )
-    study_of: dict[int, Study] = dict(studies.tuples())
+    study_of: dict[int, Study] = dict(iter(studies))
     rows = session.scalars(
         select(table)
         .where(

@@ -1,5 +1,6 @@
 """The deliver queue against an SCP that answers whatever the test wants."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
@@ -319,3 +320,48 @@ def test_an_optional_destination_does_not_hold_the_study_up(tmp_path: Path) -> N
     deliver.run(context)
     assert rows(context)[0].state == DeliveryState.PENDING
     assert study(context).attention is None
+
+
+def test_a_report_goes_out_byte_for_byte_as_it_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_config, "STORE_RECV_CHUNKED_DATASET", False)
+    took: list[bytes] = []
+    entity = AE("PACS")
+    entity.add_supported_context(BasicTextSRStorage, ExplicitVRLittleEndian)
+
+    def store(event: Event) -> int:
+        took.append(event.request.DataSet.getvalue())
+        return 0x0000
+
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    assert server is not None
+    context = opened(tmp_path, server.server_address[1])
+    reported(context)
+    deliver.run(context)
+    server.shutdown()
+    with context.ledger.read() as session:
+        report = session.scalars(select(Report)).one()
+    assert report.path is not None
+    built = context.spool.absolute(report.path).read_bytes()
+    (length,) = struct.unpack_from("<L", built, 128 + 4 + 8)  # of the file meta information, PS3.10 7.1
+    assert took == [built[128 + 4 + 12 + length :]]
+
+
+def test_what_was_accepted_is_written_down_though_the_association_breaks_later(tmp_path: Path) -> None:
+    scp = Scp(0x0000, 0x0000)
+    store = scp._store
+
+    def break_at_the_third(event: Event) -> int:
+        if len(scp.received) == 2:
+            event.assoc.abort()
+        return store(event)
+
+    scp._store = break_at_the_third  # type: ignore[method-assign]
+    with scp.serving() as port:
+        context = opened(tmp_path, port)
+        reported(context, 3)
+        deliver.run(context)
+    with context.ledger.read() as session:
+        states = session.scalars(select(Outbox.state).order_by(Outbox.id)).all()
+    assert states == [DeliveryState.DELIVERED, DeliveryState.DELIVERED, DeliveryState.PENDING]

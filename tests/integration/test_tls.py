@@ -451,7 +451,7 @@ def test_a_destination_that_speaks_no_tls_says_so(sending: Callable[..., Context
 def test_a_destination_that_says_nothing_is_given_up_in_time(
     sending: Callable[..., Context], report: Sendable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.scu._CONNECTION_SECONDS", 1.0)
+    monkeypatch.setattr("worker.association._CONNECTION_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         context = sending(f"dicoms://PACS@localhost:{silent.getsockname()[1]}")
         with pytest.raises(TransientDelivery, match="does not answer the TLS handshake"):

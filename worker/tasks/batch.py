@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import exists, select
 
 from service.core.destination import Destination
 from service.core.leases import Lease
 from service.core.states import Kind
-from service.core.tables import Outbox, Report, Study
+from service.core.tables import Outbox, Report, Study, Subject
 from worker.context import Context
 from worker.peer import Sendable
 
@@ -22,6 +22,7 @@ class Delivery:
     """One object on its way.
 
     `failures` and `as_built` are those of the outbox; `report_id` and `study_id` are rows of the ledger.
+    `told`: whether some destination has said how it files the study.
     """
 
     lease: Lease
@@ -33,6 +34,7 @@ class Delivery:
     study_instance_uid: str
     failures: int
     as_built: bool
+    told: bool
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ def read(context: Context, leases: Sequence[Lease]) -> list[Delivery]:
                     *(Outbox.id, Outbox.failures, Outbox.as_built, Outbox.report_id),
                     *(Report.kind, Report.path, Report.sop_class_uid, Report.transfer_syntax_uid),
                     *(Report.created_at, Report.study_id, Study.study_instance_uid),
+                    exists()
+                    .where(Subject.study_id == Report.study_id, Subject.told_by.is_not(None))
+                    .label("told"),
                 )
                 .join(Report, Report.id == Outbox.report_id)
                 .join(Study, Study.id == Report.study_id)
@@ -94,6 +99,7 @@ def read(context: Context, leases: Sequence[Lease]) -> list[Delivery]:
                 row.study_instance_uid,
                 row.failures,
                 row.as_built,
+                row.told,
             )
         )
     return deliveries

@@ -118,6 +118,8 @@ def _is_foreign(batch: Batch, delivery: Delivery, header: Dataset) -> bool:
     bool
         Whether it is parked.
     """
+    if not delivery.told:
+        return False
     with batch.context.ledger.read() as session:
         subject = _subject(session, delivery.study_id)
     if subject is None or not subject.told or subject.told_by == batch.destination.name:

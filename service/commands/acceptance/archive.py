@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from service.core.destination import Destination
 from service.core.errors import DeliveryError, TransientDelivery
 from service.core.syntaxes import UNCOMPRESSED
-from worker.scu import associate, requestor
+from worker.association import associate, requestor
 
 _PENDING = (0xFF00, 0xFF01)
 _UNABLE_TO_FIND_US = 0xA801

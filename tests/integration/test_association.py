@@ -1,0 +1,54 @@
+"""Associations as requestor, with an SCP of pynetdicom."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from service.core.destination import Destination
+from worker.association import Checkpoint, associate, requestor
+
+
+@pytest.fixture
+def destination() -> Iterator[Destination]:
+    entity = AE("PACS")
+    entity.add_supported_context(Verification)
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    assert server is not None
+    yield Destination(name="PACS", url=f"dicom://PACS@127.0.0.1:{server.server_address[1]}")
+    server.shutdown()
+
+
+def test_an_answer_reaches_who_waits_for_it_though_the_reactor_is_slow_to_stop(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = Checkpoint.wait
+
+    def leave_late(checkpoint: Checkpoint) -> None:
+        wait(checkpoint)
+        time.sleep(0.02)  # as when other threads have the processor just then
+
+    monkeypatch.setattr(Checkpoint, "wait", leave_late)
+    entity = requestor("HILUM")
+    entity.dimse_timeout = 2
+    entity.add_requested_context(Verification)
+    association = associate(destination, entity)
+    for _ in range(10):
+        assert association.send_c_echo().get("Status") == 0x0000
+    association.release()
+    assert association.is_released
+
+
+def test_an_association_that_the_other_side_ends_stops_nobody(destination: Destination) -> None:
+    entity = requestor("HILUM")
+    entity.add_requested_context(Verification)
+    association = associate(destination, entity)
+    association.abort()
+    association.join(5)
+    cleared = threading.Thread(target=Checkpoint(association).clear, daemon=True)
+    cleared.start()
+    cleared.join(5)
+    assert not cleared.is_alive()
