@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pynetdicom import AE
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from service.core.destination import Destination
@@ -25,18 +27,25 @@ def destination() -> Iterator[Destination]:
 def test_an_answer_reaches_who_waits_for_it_though_the_reactor_is_slow_to_stop(
     destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait = Checkpoint.wait
+    wait, get_msg = Checkpoint.wait, DIMSEServiceProvider.get_msg
 
+    # As when other threads have the processor just then.
     def leave_late(checkpoint: Checkpoint) -> None:
         wait(checkpoint)
-        time.sleep(0.02)  # as when other threads have the processor just then
+        time.sleep(0.02)
+
+    def ask_late(provider: DIMSEServiceProvider, block: bool = False) -> Any:
+        time.sleep(0.05 if block else 0)
+        return get_msg(provider, block)
 
     monkeypatch.setattr(Checkpoint, "wait", leave_late)
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", ask_late)
     entity = requestor("HILUM")
     entity.dimse_timeout = 2
     entity.add_requested_context(Verification)
     association = associate(destination, entity)
     for _ in range(10):
+        time.sleep(0.01)  # the reactor runs
         assert association.send_c_echo().get("Status") == 0x0000
     association.release()
     assert association.is_released
