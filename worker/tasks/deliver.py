@@ -45,7 +45,7 @@ from worker.tasks.connect import connect
 from worker.tasks.fallback import fall_back
 from worker.tasks.identity import correct
 
-_BATCH = 20
+_BATCH = 50
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FEW = 5
 # Another process may have taken up a newer configuration than this one.
