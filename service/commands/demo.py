@@ -6,14 +6,10 @@ films over DIMSE, and shows what the PACS got back.
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +22,17 @@ from model.preprocess import ImageError
 from model.weights import default_weights, read_info
 from service.commands.analyse import PICTURES
 from service.commands.console import console
+from service.commands.own_gateway import AE_TITLE, OwnGateway, own_gateway
 from service.commands.pacs import Pacs
 from service.commands.picture import film_of_picture
 from service.commands.send import files_of
 from service.commands.status import shown_probability
-from service.commands.supervise import hilum_command
 from service.core.destination import Destination
 from service.core.errors import ConfigurationError, Refused
 from service.core.header import Header, read_header
 from worker.peer import Sendable
 from worker.scu import DimsePeer
 
-_AE_TITLE = "HILUM"
-_START_SECONDS = 90.0
 _REPORT_SECONDS = 120.0
 _WAITING = {"pending"}
 _FINISHED = {"delivered", "confirmed", "failed", "held"}
@@ -73,14 +67,15 @@ def demo(paths: list[Path], out: Path) -> int:
             ) as progress,
         ):
             task = progress.add_task("starting the gateway")
-            with _gateway(Path(folder) / "data", pacs_port, out / "gateway.log") as (dimse_port, http_port):
+            settings = _settings(Path(folder), pacs_port)
+            with own_gateway(Path(folder), out / "gateway.log", settings) as gateway:
                 progress.update(task, description="pushing films by C-STORE")
-                studies = _push(films, dimse_port)
+                studies = _push(films, gateway.dimse_port)
                 for number, study in enumerate(studies, start=1):
                     progress.update(
                         task, description=f"waiting for the report of study {number} of {len(studies)}"
                     )
-                    study.outcome = _finished(http_port, study)
+                    study.outcome = _finished(gateway, study)
     return _show(screen, studies, pacs, out)
 
 
@@ -134,46 +129,11 @@ def _sample_films() -> Iterator[Path]:
         yield Path(str(found))
 
 
-@contextmanager
-def _gateway(data: Path, pacs_port: int, log: Path) -> Iterator[tuple[int, int]]:
-    """Run `hilum up` on free ports until the block ends; give its DIMSE and HTTP port."""
-    dimse_port, http_port = _free_port(), _free_port()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HILUM_")}
-    environment |= {
-        "HILUM_DATA_DIR": str(data),
-        "HILUM_AE_TITLE": _AE_TITLE,
-        "HILUM_DIMSE_PORT": str(dimse_port),
-        "HILUM_HTTP_PORT": str(http_port),
-        "HILUM_CONFIG": str(_configuration(data.parent, pacs_port)),
-        "HILUM_STUDY_QUIET_SECONDS": "2",
-        # The sample film is of a woman of 64: scored, with the limit printed beside the number.
-        "HILUM_POPULATION": os.environ.get("HILUM_POPULATION", "flag"),
-        **(
-            {"HILUM_WEIGHTS": str(Path(os.environ["HILUM_WEIGHTS"]).resolve())}
-            if "HILUM_WEIGHTS" in os.environ
-            else {}
-        ),
-    }
-    with log.open("wb") as stream:
-        # In a folder of its own: a .env of the site is for the site's gateway.
-        process = subprocess.Popen(  # noqa: S603
-            hilum_command("up"), env=environment, cwd=data.parent, stdout=stream, stderr=stream
-        )
-        try:
-            deadline = time.monotonic() + _START_SECONDS
-            while not _get(http_port, "/readyz").get("ready"):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    said = [
-                        line for line in log.read_text("utf-8", "replace").splitlines() if "hilum:" in line
-                    ]
-                    raise ConfigurationError(
-                        f"the gateway did not start: {(said or [f'its log is {log}'])[-1]}"
-                    )
-                time.sleep(0.1)
-            yield dimse_port, http_port
-        finally:
-            process.terminate()
-            process.wait(60)
+def _settings(folder: Path, pacs_port: int) -> dict[str, object]:
+    # The sample film is of a woman of 64: scored, with the limit printed beside the number.
+    population = os.environ.get("HILUM_POPULATION", "flag")
+    config = _configuration(folder, pacs_port)
+    return {"config": config, "study_quiet_seconds": 2, "population": population}
 
 
 def _configuration(folder: Path, pacs_port: int) -> Path:
@@ -187,7 +147,7 @@ def _configuration(folder: Path, pacs_port: int) -> Path:
 def _push(films: list[tuple[Path, Path, Header]], port: int) -> list[_Pushed]:
     studies: dict[str, _Pushed] = {}
     objects = [Sendable(file, header.sop_class_uid, header.transfer_syntax_uid) for _, file, header in films]
-    gateway = Destination(name="gateway", url=f"dicom://{_AE_TITLE}@127.0.0.1:{port}")
+    gateway = Destination(name="gateway", url=f"dicom://{AE_TITLE}@127.0.0.1:{port}")
     with DimsePeer(gateway, "ROUTER", objects, asks=False) as peer:
         answers = [peer.store(item) for item in objects]
     for (path, _, header), sent in zip(films, answers, strict=True):
@@ -200,11 +160,11 @@ def _push(films: list[tuple[Path, Path, Header]], port: int) -> list[_Pushed]:
     return list(studies.values())
 
 
-def _finished(port: int, study: _Pushed) -> dict[str, Any]:
+def _finished(gateway: OwnGateway, study: _Pushed) -> dict[str, Any]:
     """Wait until nothing more will happen to the study; return its JSON."""
     deadline = time.monotonic() + _REPORT_SECONDS
     while True:
-        found = _get(port, f"/api/studies/{study.study_instance_uid}")
+        found = gateway.ask(f"/api/studies/{study.study_instance_uid}")
         # A film that nobody is told about ends at reported; so does one that a person has to look at.
         sent = all(item["state"] not in _WAITING for item in found.get("deliveries", []))
         if found.get("state") in _FINISHED or (found.get("state") == "reported" and sent):
@@ -258,20 +218,3 @@ def _show(screen: Console, studies: list[_Pushed], pacs: Pacs, out: Path) -> int
 def _said(image: dict[str, Any]) -> str:
     probability = shown_probability(image["probability"])
     return probability or str(image["reason"] or image["state"])
-
-
-def _get(port: int, path: str) -> dict[str, Any]:
-    """Return the gateway's JSON for `path`; empty while there is none."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-    except OSError:
-        return {}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

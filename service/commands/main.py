@@ -109,6 +109,28 @@ def demo(
 
 
 @app.command()
+def bench(
+    films: Annotated[int, typer.Option(min=1, help="Films that are pushed all at once.")] = 100,
+    singles: Annotated[int, typer.Option(min=1, help="Films before them, one after the other.")] = 20,
+    megabytes: Annotated[float, typer.Option(min=0.1, help="Size of a film, in 10^6 bytes.")] = 10.0,
+    associations: Annotated[int, typer.Option(min=1, help="Over which they are pushed at once.")] = 4,
+    vs: Annotated[
+        str, typer.Option(help="orthanc,storescp: let them take the same films, if they are installed.")
+    ] = "",
+    database_url: Annotated[
+        str | None, typer.Option(help="An empty PostgreSQL database for the ledger, instead of SQLite.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where a picture of it is put (PNG, SVG, PDF).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure this machine with a gateway of its own: seconds, films a second, CPU and memory."""
+    from service.commands.bench.command import bench as run
+    from service.commands.bench.run import Load
+
+    raise typer.Exit(run(Load(singles, films, megabytes, associations), vs, database_url, plot, as_json))
+
+
+@app.command()
 def send(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
     to: Annotated[
