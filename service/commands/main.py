@@ -115,7 +115,7 @@ def bench(
     megabytes: Annotated[float, typer.Option(min=0.1, help="Size of a film, in 10^6 bytes.")] = 10.0,
     associations: Annotated[int, typer.Option(min=1, help="Over which they are pushed at once.")] = 4,
     vs: Annotated[
-        str, typer.Option(help="orthanc,storescp: let them take the same films, if they are installed.")
+        str, typer.Option(help="Let others take such films too: orthanc, storescp, or both with a comma.")
     ] = "",
     database_url: Annotated[
         str | None, typer.Option(help="An empty PostgreSQL database for the ledger, instead of SQLite.")
@@ -125,9 +125,14 @@ def bench(
 ) -> None:
     """Measure this machine with a gateway of its own: seconds, films a second, CPU and memory."""
     from service.commands.bench.command import bench as run
+    from service.commands.bench.rivals import NAMES
     from service.commands.bench.run import Load
 
-    raise typer.Exit(run(Load(singles, films, megabytes, associations), vs, database_url, plot, as_json))
+    names = [name.strip() for name in vs.split(",") if name.strip()]
+    if unknown := sorted(set(names) - set(NAMES)):
+        raise typer.BadParameter(f"--vs {unknown[0]}: it knows {' and '.join(NAMES)}")
+    load_ = Load(singles, films, megabytes, associations)
+    raise typer.Exit(run(load_, names, database_url, plot, as_json))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.commands.bench.figures import PERCENTILES, STAGES, Figures
+from service.commands.bench.rivals import ASSOCIATIONS, Found, median, ratio
 from service.commands.bench.run import QUIET_SECONDS, Load
 
 _SAID = {
@@ -55,7 +57,27 @@ def tables(screen: Console, load: Load, single: Figures, sustained: Figures) -> 
     screen.print(table)
 
 
-def as_json(load: Load, single: Figures, sustained: Figures) -> dict[str, Any]:
+def beside(screen: Console, load: Load, found: Found) -> None:
+    """Print what other storage SCPs did with the same films."""
+    table = Table(title=f"Only receiving, films of {load.megabytes:g} MB: medians of the rounds")
+    table.add_column("receiver")
+    for associations in ASSOCIATIONS:
+        table.add_column(f"{associations} associations\nfilms a second", justify="right")
+        table.add_column("\nCPU ms a film", justify="right")
+        table.add_column("\nhilum is × as fast", justify="right")
+    for name, rounds in found.items():
+        cells: list[str] = []
+        for associations in ASSOCIATIONS:
+            taken = median(rounds[associations])
+            times = ratio(found["hilum"][associations], rounds[associations])
+            cells += [f"{taken.films_a_second:.1f}", f"{taken.cpu_milliseconds:.1f}"]
+            cells.append("" if name == "hilum" else f"{times:.2f}")
+        table.add_row(name, *cells)
+    screen.print(table)
+    screen.print("Each film is on disk before hilum answers; storescp syncs nothing.")
+
+
+def as_json(load: Load, single: Figures, sustained: Figures, found: Found) -> dict[str, Any]:
     """Return what a program may read."""
     return {
         "load": {"singles": load.singles, "films": load.films, "associations": load.associations}
@@ -63,6 +85,10 @@ def as_json(load: Load, single: Figures, sustained: Figures) -> dict[str, Any]:
         "machine": {"processors": psutil.cpu_count(), "load_average": os.getloadavg()[0]},
         "one_after_the_other": _json(single),
         "all_at_once": _json(sustained),
+        "receiving": {
+            name: {str(associations): asdict(median(taken)) for associations, taken in rounds.items()}
+            for name, rounds in found.items()
+        },
     }
 
 
