@@ -14,14 +14,14 @@ from service.core.destination import Destination
 from service.core.errors import NotAccepted, TransientDelivery
 
 NOT_ACCEPTED = "the destination does not accept this SOP class in our transfer syntax"
-DIMSE_SECONDS = 60
+_DIMSE_SECONDS = 60
 _CONNECTION_SECONDS = 10
 
 
 def requestor(ae_title: str) -> AE:
     """Return an AE whose every wait has a bound."""
     entity = AE(ae_title)
-    entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, DIMSE_SECONDS, 60
+    entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, _DIMSE_SECONDS, 60
     entity.connection_timeout = _CONNECTION_SECONDS
     return entity
 

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from service.core.destination import SYNTAXES, Destination
 from service.core.errors import NotAccepted, PermanentDelivery, TransientDelivery, Unanswered
 from service.core.file_meta import has_file_meta
-from worker.association import DIMSE_SECONDS, NOT_ACCEPTED, associate, requestor
+from worker.association import NOT_ACCEPTED, associate, requestor
 from worker.peer import IDENTITY, Sendable, Sent, trusted
 
 # What is sent by its path is not parsed.
@@ -207,7 +207,7 @@ class DimsePeer:
         if not self._association.is_established:
             raise TransientDelivery("the association ended before the destination was asked")
         found = []
-        self._association.dimse_timeout = _QUERY_SECONDS
+        patience, self._association.dimse_timeout = self._association.dimse_timeout, _QUERY_SECONDS
         try:
             for status, item in self._association.send_c_find(
                 query, StudyRootQueryRetrieveInformationModelFind
@@ -222,7 +222,7 @@ class DimsePeer:
         except RuntimeError:
             raise self._no_answer() from None
         finally:
-            self._association.dimse_timeout = DIMSE_SECONDS
+            self._association.dimse_timeout = patience
         _unanswered.pop(self._name, None)
         return found
 

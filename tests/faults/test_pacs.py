@@ -31,7 +31,7 @@ from tests.faults.pacs import Pacs
 from tests.faults.site import SHORT
 from tests.integration.test_delivery import reported, rows, study
 from tests.servers import Orthanc, StoreScp, eventually, free_port, storescu
-from worker import scu
+from worker import association, scu
 from worker.context import Context
 from worker.tasks import confirm, deliver
 
@@ -251,7 +251,7 @@ def test_orthanc_that_hangs_before_it_accepts_is_tried_again(
 def test_a_pacs_that_hangs_before_its_answer_gets_the_same_object_again(
     sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scu, "_DIMSE_SECONDS", 1)
+    monkeypatch.setattr(association, "_DIMSE_SECONDS", 1)
     with Pacs(hangs=3.0).serving() as pacs:
         context = sites(pacs.url)
         reported(context)
@@ -696,7 +696,7 @@ def test_a_report_of_a_merged_patient_is_built_anew_before_it_is_sent(
 def test_who_may_have_got_a_result_is_told_when_it_is_taken_back(
     sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scu, "_DIMSE_SECONDS", 1)
+    monkeypatch.setattr(association, "_DIMSE_SECONDS", 1)
     with Pacs(hangs=3.0).serving() as pacs:
         context = sites(pacs.url, population="flag", study_quiet_seconds=0)
         _analysed(context, monkeypatch)
