@@ -282,11 +282,11 @@ class PostgreSQL(Server):
         """Return the SQLAlchemy URL of one of the databases."""
         return f"postgresql+psycopg://{self.user}@127.0.0.1:{self.port}/{database}"
 
-    def fresh_url(self) -> str:
-        """Create an empty database and return its SQLAlchemy URL."""
+    def fresh_url(self, template: str = "template1") -> str:
+        """Create a database, empty or a copy of another one, and return its SQLAlchemy URL."""
         database = f"test_{uuid4().hex}"
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
+            connection.execute(f"CREATE DATABASE {database} TEMPLATE {template} STRATEGY file_copy")
         return self.url(database)
 
     def kill(self) -> None:

@@ -30,7 +30,7 @@ from service.core.heartbeat import ROLES
 from tests import factories
 from tests.faults.web import body, post
 from tests.reading import assert_says_what_the_api_says
-from tests.servers import Gateway, Orthanc, Prometheus, Redis, StoreScp, eventually, storescu
+from tests.servers import Gateway, Orthanc, PostgreSQL, Prometheus, Redis, StoreScp, eventually, storescu
 
 pytestmark = pytest.mark.e2e
 Start = Callable[..., Gateway]
@@ -422,9 +422,9 @@ def test_an_unknown_calling_ae_title_and_a_wrong_called_one_are_rejected(
 
 
 def test_the_whole_gateway_runs_on_postgresql_and_its_own_redis(
-    gateway: Start, redis: Redis, postgresql: str, tmp_path: Path
+    gateway: Start, redis: Redis, postgresql_server: PostgreSQL, tmp_path: Path
 ) -> None:
-    running = gateway(database_url=postgresql, broker_url=redis.url)
+    running = gateway(database_url=postgresql_server.fresh_url(), broker_url=redis.url)
     films = [factories.chest_film(f"pg{number}", rows=512, columns=480) for number in range(3)]
     push(running, tmp_path, *films)
     for film in films:
