@@ -23,7 +23,7 @@ from tests.compose import (
     demonstration_pacs,
     environment_of,
 )
-from tests.servers import Orthanc, ServerError, eventually, free_port
+from tests.servers import HTTP, Orthanc, ServerError, eventually, free_port
 
 
 class Stack:
@@ -89,7 +89,7 @@ class Stack:
             assert role.process is not None
             assert role.process.poll() is None, role.log()
         try:
-            return httpx.get(f"http://127.0.0.1:{self.http_port}/readyz", timeout=5).is_success
+            return HTTP.get(f"http://127.0.0.1:{self.http_port}/readyz", timeout=5).is_success
         except httpx.HTTPError:
             return False
 
@@ -128,9 +128,9 @@ def test_a_film_that_is_stored_in_the_pacs_of_compose_gets_its_report_there(
     assert decoder is not None
     held = psutil.Process(decoder.pid).environ()
     assert not [value for value in stack.prepared.secrets.values() if value in str(held)]
-    assert httpx.get(stack_url(stack), timeout=10).status_code == 401
+    assert HTTP.get(stack_url(stack), timeout=10).status_code == 401
     (token,) = re.findall(r"\b[0-9a-f]{64}\b", stack.prepared.said)
-    signed_in = httpx.get(stack_url(stack), headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    signed_in = HTTP.get(stack_url(stack), headers={"Authorization": f"Bearer {token}"}, timeout=10)
     assert [item["study_instance_uid"] for item in signed_in.json()["studies"]] == [study]
     with stack.redis.known_as("onlooker") as onlooker:
         assert onlooker.acl_log() == [], "the account that compose gives is enough"
