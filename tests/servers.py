@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import uuid4
@@ -32,8 +33,14 @@ from redis.retry import Retry
 ROOT = Path(__file__).resolve().parent.parent
 _START_ATTEMPTS = 3
 # Below the range that Linux hands to outgoing connections, so that nobody takes the port of a killed server
-# before it is started again.
-_PORTS = range(15000, 32000)
+# before it is started again. Each process of the tests has its own ports and gives none twice: one that is
+# chosen now may be listened on a minute later.
+_OURS = range(
+    15000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
+    32000,
+    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+)
+_ports = cycle(random.sample(_OURS, len(_OURS)))
 
 HTTP = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
 """For what is asked again and again: `httpx.get` reads all certificates anew, which takes 40 ms each time."""
@@ -68,7 +75,7 @@ def eventually(
 
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that nobody listens on now."""
-    for port in random.sample(_PORTS, 200):
+    for port in islice(_ports, 200):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
