@@ -11,7 +11,8 @@ FILES ?=
 PYTEST ?=
 
 BIN := $(VENV)/bin
-PROCESSES := -n 2
+# Whoever has done its half takes from the other: each server that tests share is started once as a rule.
+PROCESSES := -n 2 --dist worksteal
 # Test processes side by side: one thread of torch each.
 check test test-long soak: export OMP_NUM_THREADS := 1
 # Each with a file it installs.
@@ -61,7 +62,7 @@ test: venv debian-packages ## Run all tests, on real servers, but the long ones
 	$(BIN)/pytest -m viewer tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
 test-long: venv debian-packages ## Run the long tests
-	@$(BIN)/pytest -m long tests $(PYTEST) || { code=$$?; \
+	@$(BIN)/pytest $(PROCESSES) -m long tests $(PYTEST) || { code=$$?; \
 		if [ $$code -eq 5 ]; then echo "there are no long tests"; else exit $$code; fi; }
 
 soak: venv debian-packages ## Push 1,000 studies while everything is killed at random: half an hour

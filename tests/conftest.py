@@ -88,8 +88,10 @@ def postgresql_server() -> Iterator["PostgreSQL"]:
 
 @pytest.fixture
 def postgresql(postgresql_server: "PostgreSQL") -> str:
-    """SQLAlchemy URL of an empty PostgreSQL database."""
-    return postgresql_server.fresh_url()
+    """SQLAlchemy URL of a PostgreSQL database with an empty ledger."""
+    from tests.ledgers import migrated_postgresql
+
+    return migrated_postgresql(postgresql_server)
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from sqlalchemy import select, update
 
 from model.prediction import Finding, Prediction
 from service.core.completion import conclude_due_studies
-from service.core.ledger import migrate, now
+from service.core.ledger import now
 from service.core.receive import Arrival, Intake
 from service.core.settings import load
 from service.core.tables import Analysis, Circuit, Instance, Outbox, Report, Revision, Study
 from tests import factories
+from tests.ledgers import migrated
 from worker.context import Context
 from worker.tasks import decode, deliver, infer, report
 
@@ -37,7 +38,7 @@ class Network:
 def opened_at(folder: Path, **given: Any) -> Context:
     """Return a worker's context on a data folder below `folder`, its ledger migrated; the test closes it."""
     settings = load(data_dir=folder / "data", study_quiet_seconds=0, min_free_bytes=0, **given)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     return Context.open(settings)
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import uuid4
@@ -32,8 +33,17 @@ from redis.retry import Retry
 ROOT = Path(__file__).resolve().parent.parent
 _START_ATTEMPTS = 3
 # Below the range that Linux hands to outgoing connections, so that nobody takes the port of a killed server
-# before it is started again.
-_PORTS = range(15000, 32000)
+# before it is started again. Each process of the tests has its own ports and gives none twice: one that is
+# chosen now may be listened on a minute later.
+_OURS = range(
+    15000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
+    32000,
+    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+)
+_ports = cycle(random.sample(_OURS, len(_OURS)))
+
+HTTP = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
+"""For what is asked again and again: `httpx.get` reads all certificates anew, which takes 40 ms each time."""
 
 T = TypeVar("T")
 
@@ -65,7 +75,7 @@ def eventually(
 
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that nobody listens on now."""
-    for port in random.sample(_PORTS, 200):
+    for port in islice(_ports, 200):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -282,11 +292,11 @@ class PostgreSQL(Server):
         """Return the SQLAlchemy URL of one of the databases."""
         return f"postgresql+psycopg://{self.user}@127.0.0.1:{self.port}/{database}"
 
-    def fresh_url(self) -> str:
-        """Create an empty database and return its SQLAlchemy URL."""
+    def fresh_url(self, template: str = "template1") -> str:
+        """Create a database, empty or a copy of another one, and return its SQLAlchemy URL."""
         database = f"test_{uuid4().hex}"
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
+            connection.execute(f"CREATE DATABASE {database} TEMPLATE {template} STRATEGY file_copy")
         return self.url(database)
 
     def kill(self) -> None:
@@ -416,7 +426,7 @@ class Orthanc(Server):
 
     def ready(self) -> bool:
         try:
-            answer = httpx.get(f"{self.http_url}/system", timeout=2)
+            answer = HTTP.get(f"{self.http_url}/system", timeout=2)
         except httpx.HTTPError:
             return False
         # Another server may hold the port that this one wanted.
@@ -460,20 +470,20 @@ class Orthanc(Server):
 
     def store(self, path: Path) -> None:
         """Put a DICOM file into it."""
-        httpx.post(f"{self.http_url}/instances", content=path.read_bytes(), timeout=30).raise_for_status()
+        HTTP.post(f"{self.http_url}/instances", content=path.read_bytes(), timeout=30).raise_for_status()
 
     def lose(self, identifier: str) -> None:
         """Delete an instance."""
-        httpx.delete(f"{self.http_url}/instances/{identifier}", timeout=30).raise_for_status()
+        HTTP.delete(f"{self.http_url}/instances/{identifier}", timeout=30).raise_for_status()
 
     def _find(self, level: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         body = {"Level": level, "Query": dict(query), "Expand": True}
-        answer = httpx.post(f"{self.http_url}/tools/find", json=body, timeout=30).raise_for_status()
+        answer = HTTP.post(f"{self.http_url}/tools/find", json=body, timeout=30).raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
 
     def _get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.http_url}{path}", timeout=30).raise_for_status()
+        return HTTP.get(f"{self.http_url}{path}", timeout=30).raise_for_status()
 
 
 class Prometheus(Server):
@@ -511,13 +521,13 @@ class Prometheus(Server):
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/-/ready", timeout=2).is_success
+            return HTTP.get(f"http://127.0.0.1:{self.port}/-/ready", timeout=2).is_success
         except httpx.HTTPError:
             return False
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the series of an expression at this moment."""
-        answer = httpx.get(
+        answer = HTTP.get(
             f"http://127.0.0.1:{self.port}/api/v1/query", params={"query": expression}, timeout=10
         )
         assert answer.is_success, f"{expression}\n{answer.text}"
@@ -632,7 +642,7 @@ class Gateway(Server):
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.http_url}/readyz", timeout=2).is_success
+            return HTTP.get(f"{self.http_url}/readyz", timeout=2).is_success
         except httpx.HTTPError:
             return False
 
@@ -654,13 +664,13 @@ class Gateway(Server):
 
     def studies(self) -> list[dict[str, Any]]:
         """Return the studies as the API lists them."""
-        listed = httpx.get(f"{self.http_url}/api/studies", timeout=10).raise_for_status().json()
+        listed = HTTP.get(f"{self.http_url}/api/studies", timeout=10).raise_for_status().json()
         found: list[dict[str, Any]] = listed["studies"] if isinstance(listed, dict) else listed
         return found
 
     def study(self, study_instance_uid: str) -> dict[str, Any] | None:
         """Return the API's JSON of a study, or None when it knows none of that UID."""
-        answer = httpx.get(f"{self.http_url}/api/studies/{study_instance_uid}", timeout=10)
+        answer = HTTP.get(f"{self.http_url}/api/studies/{study_instance_uid}", timeout=10)
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         found: dict[str, Any] = answer.raise_for_status().json()

@@ -63,6 +63,8 @@ class Feed:
         self._row = row
         self._listeners: set[_Listener] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
+        # What was told since somebody listens without a break.
         self._recent: deque[_Happening] = deque(maxlen=_REMEMBERED)
         self._closed = False
         # Every event up to `_floor` was seen, and those of `_seen` (with when), which may have gaps.
@@ -81,6 +83,8 @@ class Feed:
         self._listeners.add(listener)
         if self._looking is None:
             self._floor, self._seen = None, {}
+            self._recent.clear()
+            self._looked.clear()
             self._looking = asyncio.create_task(self._look_again_and_again())
         until = time.monotonic() + STREAM_SECONDS
         try:
@@ -112,6 +116,7 @@ class Feed:
     def close(self) -> None:
         """End every stream: the server stops."""
         self._closed = True
+        self._looked.set()
         self._tell([None])
 
     async def _look_again_and_again(self) -> None:
@@ -132,6 +137,7 @@ class Feed:
             else:
                 self._recent.extend(found)
                 self._tell(found)
+            self._looked.set()
             await asyncio.sleep(LOOK_SECONDS)
 
     def _tell(self, happenings: Sequence[_Happening | None]) -> None:
@@ -145,6 +151,8 @@ class Feed:
 
     async def _missed(self, last_event_id: int) -> Sequence[_Happening] | None:
         """Return what came after an event, in the order in which it was told; None when nobody knows."""
+        # Read before the first look, the ledger would not yet have what that look takes for known.
+        await self._looked.wait()
         recent = list(self._recent)
         for place, happening in enumerate(recent):
             if happening.id == last_event_id:

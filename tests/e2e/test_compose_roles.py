@@ -23,7 +23,7 @@ from tests.compose import (
     demonstration_pacs,
     environment_of,
 )
-from tests.servers import Orthanc, ServerError, eventually, free_port
+from tests.servers import HTTP, Orthanc, ServerError, eventually, free_port
 
 
 class Stack:
@@ -62,7 +62,7 @@ class Stack:
         for name in once:
             with self.role(name) as process:
                 assert process.process is not None
-                assert process.process.wait(120) == 0, process.log()
+                assert process.process.wait(240) == 0, process.log()
         for name in set(OURS) - once:
             if "profiles" not in OURS[name]:
                 self.roles[name] = self.running.enter_context(self.role(name))
@@ -89,7 +89,7 @@ class Stack:
             assert role.process is not None
             assert role.process.poll() is None, role.log()
         try:
-            return httpx.get(f"http://127.0.0.1:{self.http_port}/readyz", timeout=5).is_success
+            return HTTP.get(f"http://127.0.0.1:{self.http_port}/readyz", timeout=5).is_success
         except httpx.HTTPError:
             return False
 
@@ -128,10 +128,15 @@ def test_a_film_that_is_stored_in_the_pacs_of_compose_gets_its_report_there(
     assert decoder is not None
     held = psutil.Process(decoder.pid).environ()
     assert not [value for value in stack.prepared.secrets.values() if value in str(held)]
-    assert httpx.get(stack_url(stack), timeout=10).status_code == 401
+    assert HTTP.get(stack_url(stack), timeout=10).status_code == 401
     (token,) = re.findall(r"\b[0-9a-f]{64}\b", stack.prepared.said)
-    signed_in = httpx.get(stack_url(stack), headers={"Authorization": f"Bearer {token}"}, timeout=10)
-    assert [item["study_instance_uid"] for item in signed_in.json()["studies"]] == [study]
+
+    def studies() -> list[tuple[str, str]]:
+        signed_in = HTTP.get(stack_url(stack), headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        return [(item["study_instance_uid"], item["state"]) for item in signed_in.json()["studies"]]
+
+    # A pool that is stopped while it delivers may be killed before it says that it ends.
+    stack.eventually(lambda: studies() == [(study, "confirmed")], "the proof of the delivery")
     with stack.redis.known_as("onlooker") as onlooker:
         assert onlooker.acl_log() == [], "the account that compose gives is enough"
     assert stack.down() == dict.fromkeys(stack.roles, 0)

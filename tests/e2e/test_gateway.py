@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from pydicom import Dataset, dcmread
@@ -30,7 +29,17 @@ from service.core.heartbeat import ROLES
 from tests import factories
 from tests.faults.web import body, post
 from tests.reading import assert_says_what_the_api_says
-from tests.servers import Gateway, Orthanc, Prometheus, Redis, StoreScp, eventually, storescu
+from tests.servers import (
+    HTTP,
+    Gateway,
+    Orthanc,
+    PostgreSQL,
+    Prometheus,
+    Redis,
+    StoreScp,
+    eventually,
+    storescu,
+)
 
 pytestmark = pytest.mark.e2e
 Start = Callable[..., Gateway]
@@ -381,8 +390,8 @@ def test_rules_that_are_saved_count_in_every_role_and_those_with_a_fault_do_not(
     eventually(taken, 20, "the rules in every process")
     config.write_text(f"{rule}destinations = ['PASC']\n")
     readyz = f"{running.http_url}/readyz"
-    eventually(lambda: "HILUM_CONFIG" in httpx.get(readyz).json()["warnings"], 20, "a warning")
-    assert httpx.get(readyz).status_code == 200
+    eventually(lambda: "HILUM_CONFIG" in HTTP.get(readyz).json()["warnings"], 20, "a warning")
+    assert HTTP.get(readyz).status_code == 200
     film = factories.phantom_chest(31, StationName="PORT 3")
     push(running, tmp_path, film)
     study = running.wait_for_state(film.StudyInstanceUID, "reported", _PATIENCE)
@@ -422,9 +431,9 @@ def test_an_unknown_calling_ae_title_and_a_wrong_called_one_are_rejected(
 
 
 def test_the_whole_gateway_runs_on_postgresql_and_its_own_redis(
-    gateway: Start, redis: Redis, postgresql: str, tmp_path: Path
+    gateway: Start, redis: Redis, postgresql_server: PostgreSQL, tmp_path: Path
 ) -> None:
-    running = gateway(database_url=postgresql, broker_url=redis.url)
+    running = gateway(database_url=postgresql_server.fresh_url(), broker_url=redis.url)
     films = [factories.chest_film(f"pg{number}", rows=512, columns=480) for number in range(3)]
     push(running, tmp_path, *films)
     for film in films:
@@ -461,11 +470,11 @@ def test_readiness_names_the_role_that_is_down_and_comes_back(running: Gateway) 
     for pid in running.pids()["scheduler"]:
         psutil.Process(pid).suspend()
     ready = f"{running.http_url}/readyz"
-    eventually(lambda: "scheduler" in httpx.get(ready).json()["faults"], 30, "the scheduler missed")
-    assert httpx.get(ready).status_code == 503
+    eventually(lambda: "scheduler" in HTTP.get(ready).json()["faults"], 30, "the scheduler missed")
+    assert HTTP.get(ready).status_code == 503
     for pid in running.pids()["scheduler"]:
         psutil.Process(pid).resume()
-    eventually(lambda: httpx.get(ready).status_code == 200, 30, "the scheduler back")
+    eventually(lambda: HTTP.get(ready).status_code == 200, 30, "the scheduler back")
 
 
 def test_a_film_is_counted_at_every_stage_and_a_real_prometheus_sees_it(

@@ -17,10 +17,11 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from service.core.ledger import Ledger, migrate
+from service.core.ledger import Ledger
 from service.core.settings import Settings, load
 from service.core.spool import Spool
 from service.core.tables import Instance
+from tests.ledgers import migrated
 from tests.servers import Gateway, eventually, executable
 
 
@@ -49,7 +50,7 @@ def ledger_for(folder: Path, **settings: Any) -> Iterator[tuple[Settings, Ledger
     """Make a data folder below `folder` with a ledger; yield its settings and the ledger."""
     made = load(**{"data_dir": folder / "site" / "data", "min_free_bytes": 0, **settings})
     Spool(made.data_dir).make()
-    migrate(made.sqlalchemy_url)
+    migrated(made.sqlalchemy_url)
     ledger = Ledger(made.sqlalchemy_url)
     try:
         yield made, ledger

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from service.core.enqueue import Enqueuer
-from service.core.ledger import migrate
 from service.core.settings import load
 from service.core.states import InstanceState
 from tests import pipeline
+from tests.ledgers import migrated
 from tests.servers import Gateway, Redis, eventually, executable
 from worker.context import Context
 
@@ -50,7 +50,7 @@ class Traced(Gateway):
 def test_the_decode_pool_calls_redis_and_nobody_else(redis: Redis, tmp_path: Path) -> None:
     settings = load(data_dir=tmp_path / "data", broker_url=redis.url, min_free_bytes=0, population="flag")
     settings.data_dir.mkdir()
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     context = Context.open(settings)
     pipeline.receive(context, pipeline.film())
     with Traced(data_dir=settings.data_dir, broker_url=redis.url, population="flag") as pool:

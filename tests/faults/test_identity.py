@@ -9,11 +9,11 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import func, select
 
-from service.core.ledger import migrate
 from service.core.settings import load
 from service.core.states import AnalysisState, StudyState
 from service.core.tables import Analysis
 from tests import factories, pipeline
+from tests.ledgers import migrated
 from tests.servers import Orthanc
 from worker.context import Context
 
@@ -32,7 +32,7 @@ def _opened(orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         min_free_bytes=0,
         destinations=f"PACS={orthanc.destination}",
     )
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     context = Context.open(settings)
     pipeline.says(monkeypatch, 0.9)
     return context

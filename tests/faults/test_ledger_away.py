@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from pydicom import Dataset
@@ -17,7 +16,7 @@ from tests import factories
 from tests.faults import peers
 from tests.faults.peers import Peer
 from tests.faults.victim import PATIENCE, Victim, kill, ledger_of, resume, small_film
-from tests.servers import Gateway, PostgreSQL, Redis, eventually
+from tests.servers import HTTP, Gateway, PostgreSQL, Redis, eventually
 
 # Twice what they take where other tests run beside them.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -58,7 +57,7 @@ def test_a_locked_ledger_is_out_of_resources_in_time_and_everything_goes_on(
         assert status == 0xA700
         assert took < _LONGEST_SECONDS
         # What reads is not held up.
-        assert httpx.get(f"{victim.gateway.http_url}/healthz").status_code == 200
+        assert HTTP.get(f"{victim.gateway.http_url}/healthz").status_code == 200
         assert victim.gateway.study(before.StudyInstanceUID) is not None
         time.sleep(max(0.0, began + seconds - time.monotonic()))
     print(f"answered A700 after {took:.1f} s")
@@ -67,7 +66,7 @@ def test_a_locked_ledger_is_out_of_resources_in_time_and_everything_goes_on(
     for film in (before, during):
         victim.wait_for_one_result(film)
     ready = f"{victim.gateway.http_url}/readyz"
-    eventually(lambda: httpx.get(ready).status_code == 200, PATIENCE, "every role back")
+    eventually(lambda: HTTP.get(ready).status_code == 200, PATIENCE, "every role back")
 
 
 @pytest.mark.fault(16)

@@ -20,7 +20,7 @@ from service.core.confirmation import take_commitment
 from service.core.destination import Destination
 from service.core.errors import NotAccepted
 from service.core.leases import DELIVER, count_ready, oldest_ready_seconds
-from service.core.ledger import migrate, now
+from service.core.ledger import now
 from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import ConfirmationState, DeliveryState, StudyState
@@ -30,6 +30,7 @@ from tests import factories, pipeline
 from tests.faults.pacs import Pacs
 from tests.faults.site import SHORT
 from tests.integration.test_delivery import reported, rows, study
+from tests.ledgers import migrated
 from tests.servers import Orthanc, StoreScp, eventually, free_port, storescu
 from worker import association, scu
 from worker.context import Context
@@ -55,7 +56,7 @@ def sites(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[.
                     f"{name}={url}" for name, url in zip(_NAMES, urls, strict=False)
                 )
             made = load(dimse_port=listener_port or free_port(), **given)
-            migrate(made.sqlalchemy_url)
+            migrated(made.sqlalchemy_url)
             context = Context.open(made)
             listener = Listener(made, context.spool, context.ledger, SHORT)
             listener.start()

@@ -5,12 +5,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
 import pytest
 from pydicom import Dataset
 
 from tests.faults.victim import Victim, small_film
-from tests.servers import Redis, eventually
+from tests.servers import HTTP, Redis, eventually
 
 # Twice what they take where other tests run beside them.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -89,7 +88,7 @@ def test_what_arrives_while_redis_is_down_is_stored_at_once_and_done_later(
         victim.push(*pushed)
         assert time.monotonic() - began < 10
         ready = f"{victim.gateway.http_url}/readyz"
-        eventually(lambda: "Redis cannot be reached" in httpx.get(ready).text, 20, "/readyz names Redis")
+        eventually(lambda: "Redis cannot be reached" in HTTP.get(ready).text, 20, "/readyz names Redis")
     finally:
         broker.restart()
     goes_on(victim, *pushed)

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import httpx
 import pytest
 from pydicom.uid import JPEG2000Lossless
 from sqlalchemy import select
@@ -16,7 +15,7 @@ from service.core.tables import Analysis, Instance
 from tests import factories
 from tests.faults.peers import Peer
 from tests.faults.victim import PATIENCE, Victim, kill, small_film
-from tests.servers import Gateway, Redis, ServerError, eventually
+from tests.servers import HTTP, Gateway, Redis, ServerError, eventually
 
 # Twice what they take where other tests run beside them.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -148,7 +147,7 @@ def test_a_worker_that_lives_and_does_not_consume_is_seen_by_its_waiting_work(
         why = eventually(watchdog.look, PATIENCE, "the pool found out", 0.5)["infer"]
         assert "1 piece(s) of work are ready, and it has taken none" in why
         assert pool.is_running()
-        metrics = httpx.get(f"{victim.gateway.http_url}/metrics").text
+        metrics = HTTP.get(f"{victim.gateway.http_url}/metrics").text
         (age,) = [
             line
             for line in metrics.splitlines()
@@ -171,7 +170,7 @@ def test_a_worker_that_does_not_consume_is_replaced_by_itself(victim: Victim, qu
         victim.push(film)
 
         def faults() -> str:
-            answer = httpx.get(f"{victim.gateway.http_url}/readyz")
+            answer = HTTP.get(f"{victim.gateway.http_url}/readyz")
             return str(answer.json()["faults"].get(queue, "")) if answer.status_code == 503 else ""
 
         # What is found missing first, its beats or its work, depends on the pool.

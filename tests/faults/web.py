@@ -19,7 +19,7 @@ from service.api.rates import Rates
 from service.api.server import BoundedProtocol, Server, configuration
 from service.api.stow import Bounds
 from tests.faults.door import Door, DoorProcess, PlainPeer, ledger_for
-from tests.servers import eventually, free_port
+from tests.servers import HTTP, eventually, free_port
 
 BOUNDARY = "hilum-test"
 MEDIA_TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
@@ -73,7 +73,7 @@ def post(url: str, content: Any, study: str = "", **headers: str) -> httpx.Respo
     """Send a body to the store transaction; underscores in names of headers stand for hyphens."""
     given = {"Content-Type": MEDIA_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
     path = f"/dicomweb/studies{f'/{study}' if study else ''}"
-    return httpx.post(url + path, content=content, headers=given, timeout=30)
+    return HTTP.post(url + path, content=content, headers=given, timeout=30)
 
 
 @contextmanager
@@ -109,7 +109,7 @@ class ApiProcess(DoorProcess):
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.http_url}/healthz", timeout=2).is_success
+            return HTTP.get(f"{self.http_url}/healthz", timeout=2).is_success
         except httpx.HTTPError:
             return False
 

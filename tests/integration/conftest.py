@@ -10,12 +10,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from service.api.app import create_app
-from service.core.ledger import Ledger, migrate, now
+from service.core.ledger import Ledger, now
 from service.core.receive import Arrival, Intake
 from service.core.settings import load
 from service.core.spool import Spool
 from service.core.tables import Instance
 from tests import factories
+from tests.ledgers import migrated
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -25,7 +26,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         found = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
     else:
         found = request.getfixturevalue("postgresql")
-    migrate(found)
+    migrated(found)
     return found
 
 
@@ -40,7 +41,7 @@ def ledger(url: str) -> Iterator[Ledger]:
 def three_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder to be copied."""
     settings = load(data_dir=tmp_path_factory.mktemp("three-studies"), min_free_bytes=0)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     ledger, spool = Ledger(settings.sqlalchemy_url), Spool(settings.data_dir)
     spool.make()
     intake = Intake(ledger, spool, settings)

@@ -11,7 +11,6 @@ from pydicom.uid import ComputedRadiographyImageStorage, CTImageStorage
 
 from service.core.audit import Audit
 from service.core.checks import examine
-from service.core.ledger import migrate
 from service.core.settings import load
 from tests import audit_trail, factories, pipeline
 from tests.certificates import Authority
@@ -19,6 +18,7 @@ from tests.faults.pacs import Pacs
 from tests.faults.peers import Peer
 from tests.faults.site import Site, site
 from tests.faults.web import ApiProcess, body, web
+from tests.ledgers import migrated
 from tests.servers import Gateway, eventually, free_port, storescu
 from worker.context import Context
 
@@ -229,7 +229,7 @@ def test_deliveries_leave_a_message_for_each_association(
             study_quiet_seconds=0,
             min_free_bytes=0,
         )
-        migrate(settings.sqlalchemy_url)
+        migrated(settings.sqlalchemy_url)
         context = Context.open(settings)
         image = pipeline.film()
         pipeline.receive(context, image)

@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from tests import factories
+from tests.servers import StoreScp
+
 _ROOT = Path(__file__).parents[2]
 
 
@@ -193,3 +196,16 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, command: str) -> None:
     assert stopped.returncode == 2
     assert f"127.0.0.1:{port}" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+
+
+def test_file_and_folder_names_are_names_and_no_commands(tmp_path: Path) -> None:
+    hostile = tmp_path / "$(touch made-1)" / ";touch made-2;`touch made-3` && touch made-4|x.dcm"
+    hostile.parent.mkdir()
+    values = {"PatientName": "$(touch made-5)", "StudyDescription": ";touch made-6", "StationName": "`x`"}
+    film = factories.phantom_chest(0, **values)
+    factories.write(film, tmp_path).rename(hostile)
+    with StoreScp(film.SOPClassUID) as pacs:
+        sent = hilum(tmp_path, "send", str(hostile.parent), "--to", pacs.destination)
+        assert sent.returncode == 0, sent.stderr
+        assert len(list(pacs.received.iterdir())) == 1
+    assert [path for path in tmp_path.rglob("*made-*") if path not in (hostile, hostile.parent)] == []

@@ -18,12 +18,13 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from sqlalchemy import select, update
 
 from service.core.leases import DELIVER, count_ready
-from service.core.ledger import migrate, now
+from service.core.ledger import now
 from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Circuit, Outbox, Report, Study
 from tests import factories
+from tests.ledgers import migrated
 from worker.context import Context
 from worker.tasks import deliver
 
@@ -66,7 +67,7 @@ class Scp:
 def opened(tmp_path: Path, port: int) -> Context:
     """Return a worker's context with an empty ledger and one destination."""
     settings = load(data_dir=tmp_path, destinations=f"PACS=dicom://PACS@127.0.0.1:{port}")
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     return Context.open(settings)
 
 

@@ -1,10 +1,11 @@
 """The stream of events: what happens is told at once, once, to everybody, and to who comes back."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
 
 from service.api import feed as feeds
-from service.core.ledger import Ledger, migrate, now, record_event
+from service.core.ledger import Ledger, now, record_event
 from service.core.tables import Event, Study
 from tests.faults.web import Web, web
 from tests.servers import eventually
@@ -78,8 +79,12 @@ def listening(url: str, rows: bool = False, **headers: str) -> Iterator[Heard]:
         thread = threading.Thread(target=heard.read, args=(answer,), daemon=True)
         thread.start()
         yield heard
-        client.close()
+        # A socket that is closed here wakes nobody who reads from it.
+        with suppress(OSError):
+            answer.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    client.close()
     thread.join(5)
+    assert not thread.is_alive()
 
 
 def settle(web_: Web, count: int) -> None:
@@ -178,7 +183,6 @@ def test_events_whose_ids_are_given_again_after_an_erasure_are_told(running: Web
 
 
 def test_an_event_that_is_committed_after_a_later_one_is_told(tmp_path: Path, postgresql: str) -> None:
-    migrate(postgresql)
     with web(tmp_path, database_url=postgresql) as running:
         with running.ledger.write() as session:
             session.add(Study(study_instance_uid="1.2.3", state="receiving", received_at=now()))

@@ -14,9 +14,10 @@ from sqlalchemy import delete, select, update
 from service.core import leases
 from service.core.errors import LeaseLost
 from service.core.leases import DECODE, claim, claim_in_turn, free_left_behind, held, owner, release
-from service.core.ledger import Ledger, migrate, now
+from service.core.ledger import Ledger, now
 from service.core.settings import load
 from service.core.tables import Instance
+from tests.ledgers import migrated
 from tests.pipeline import film, receive
 from worker.context import Context
 
@@ -26,7 +27,7 @@ def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]
     """A worker's context with five films that wait."""
     url = None if request.param == "sqlite" else request.getfixturevalue("postgresql")
     settings = load(data_dir=tmp_path, min_free_bytes=0, database_url=url)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     receive(opened, *[film(number) for number in range(5)])
     yield opened

@@ -21,13 +21,14 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy import select
 
-from service.core.ledger import Ledger, migrate
+from service.core.ledger import Ledger
 from service.core.settings import Settings, load
 from service.core.spool import Spool
 from service.core.syntaxes import OFFERED
 from service.core.tables import Instance
 from service.listener.scp import Listener
 from tests import factories
+from tests.ledgers import migrated
 from tests.servers import eventually, free_port, storescu
 
 _DX = DigitalXRayImageStorageForPresentation
@@ -37,7 +38,7 @@ _DX = DigitalXRayImageStorageForPresentation
 def settings(tmp_path: Path) -> Settings:
     made = load(data_dir=tmp_path / "site" / "data", dimse_port=free_port(), min_free_bytes=0)
     Spool(made.data_dir).make()
-    migrate(made.sqlalchemy_url)
+    migrated(made.sqlalchemy_url)
     return made
 
 

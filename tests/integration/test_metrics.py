@@ -25,6 +25,7 @@ from tests import factories, pipeline, tokens
 from tests.certificates import Authority
 from tests.faults.site import site
 from tests.faults.web import body, web
+from tests.ledgers import migrated
 from tests.monitoring import expressions, selectors
 from tests.servers import Prometheus, eventually, storescu
 
@@ -245,7 +246,7 @@ def test_the_end_of_every_certificate_is_there_and_0_for_one_that_cannot_be_read
 def test_no_scrape_reads_what_grows_with_the_years(tmp_path: Path) -> None:
     """By SQLite's plans: of the large tables only ranges of indexes are read, those of the unfinished."""
     settings = load(data_dir=tmp_path, destinations="PACS=dicom://A@127.0.0.1:1", notices="A=https://a/")
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     ledger = Ledger(settings.sqlalchemy_url)
     asked: list[tuple[str, Any]] = []
     event.listen(

@@ -18,7 +18,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from service.commands.notices import test as send_test_notice
 from service.core import purge as purging
 from service.core.errors import ConfigurationError
-from service.core.ledger import Ledger, migrate, now, record_event
+from service.core.ledger import Ledger, now, record_event
 from service.core.notice_checks import examine_notices
 from service.core.settings import Settings, load
 from service.core.states import NoticeState, StudyState
@@ -29,6 +29,7 @@ from service.scheduler.beside import Beside
 from service.scheduler.notices import MOST_ATTEMPTS, Notices
 from tests import pipeline
 from tests.certificates import Authority
+from tests.ledgers import migrated
 from tests.receivers import MailBox, WebHook, mailbox, webhook
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
@@ -42,7 +43,7 @@ class Office:
         self.settings: Settings = load(
             data_dir=folder / "data", database_url=url, min_free_bytes=0, **settings
         )
-        migrate(self.settings.sqlalchemy_url)
+        migrated(self.settings.sqlalchemy_url)
         self.ledger = Ledger(self.settings.sqlalchemy_url)
 
     def happens(

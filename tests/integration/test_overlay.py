@@ -16,9 +16,9 @@ from pydicom import Dataset, dcmread
 
 from model.hanging import HANGINGS
 from model.predict import Predictor, Scores
-from service.core.ledger import migrate
 from service.core.settings import load
 from tests import factories
+from tests.ledgers import migrated
 from tests.pipeline import receive, reports, study, work
 from worker.context import Context
 from worker.tasks import infer
@@ -62,7 +62,7 @@ class Lamp(Predictor):
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     settings = load(data_dir=tmp_path, study_quiet_seconds=0, min_free_bytes=0)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     lamp = Lamp(opened)
     monkeypatch.setattr(infer, "_predictor", lambda _: lamp)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from service.api.app import create_app
 from service.core import logs
-from service.core.ledger import Ledger, migrate, now, record_event
+from service.core.ledger import Ledger, now, record_event
 from service.core.settings import load
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Outbox, Report, Study
@@ -371,7 +371,6 @@ def test_what_is_no_uid_is_no_study(client: Clients, uid: str) -> None:
 
 def test_what_is_no_uid_is_not_asked_of_postgresql(tmp_path: Path, postgresql: str) -> None:
     settings = load(data_dir=tmp_path, database_url=postgresql)
-    migrate(postgresql)
     ledger = Ledger(postgresql)
     with TestClient(create_app(settings, ledger), base_url="http://127.0.0.1") as api:
         # A NUL in a text is an error there.

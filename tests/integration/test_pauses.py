@@ -15,12 +15,13 @@ from service.api.app import create_app
 from service.core.checks import examine
 from service.core.errors import ConfigurationError, NotAccepted
 from service.core.leases import DELIVER, count_ready, oldest_ready_seconds
-from service.core.ledger import migrate, now
+from service.core.ledger import now
 from service.core.pauses import end_all
 from service.core.settings import load
 from service.core.states import DeliveryState, Kind
 from service.core.tables import Outbox, Pause
 from tests.integration.test_delivery import Scp, reported, rows, study
+from tests.ledgers import migrated
 from worker.context import Context
 from worker.peer import Sendable
 from worker.scu import DimsePeer
@@ -46,7 +47,7 @@ def opened(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Opened]:
             contexts[0].settings = made
             end_all(contexts[0].ledger)  # as a worker does that takes up another configuration
         else:
-            migrate(made.sqlalchemy_url)
+            migrated(made.sqlalchemy_url)
             contexts.append(Context.open(made))
         return contexts[0]
 

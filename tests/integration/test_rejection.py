@@ -11,12 +11,12 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select, update
 
 from service.core.errors import Unreadable
-from service.core.ledger import migrate
 from service.core.settings import load
 from service.core.states import InstanceState, StudyState
 from service.core.tables import Event, Instance, Outbox, Rejection, Report
 from tests import factories
 from tests.factories import key_object_note
+from tests.ledgers import migrated
 from tests.pipeline import film, instances, receive, reports, says, send_all, study, work
 from tests.servers import StoreScp
 from worker.context import Context
@@ -40,7 +40,7 @@ def context(
         database_url=url,
         destinations="PACS=dicom://PACS@127.0.0.1:9",
     )
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     says(monkeypatch, 0.9)
     yield opened

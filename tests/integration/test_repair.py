@@ -15,7 +15,6 @@ from service.core.checks import examine
 from service.core.completion import conclude_due_studies
 from service.core.incoming import IncomingFile
 from service.core.leases import FILE_GONE
-from service.core.ledger import migrate
 from service.core.receive import Arrival, Intake, Outcome
 from service.core.repair import STALE_SECONDS, Repair, Repaired
 from service.core.settings import load
@@ -23,6 +22,7 @@ from service.core.states import InstanceState, StudyState
 from service.core.tables import Event
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
+from tests.ledgers import migrated
 from tests.pipeline import hurry, instances, receive, study, work
 from worker.context import Context
 from worker.tasks import decode
@@ -33,7 +33,7 @@ def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]
     """Ledger and data folder, on each database."""
     url = None if request.param == "sqlite" else request.getfixturevalue("postgresql")
     settings = load(data_dir=tmp_path / "data", study_quiet_seconds=0, min_free_bytes=0, database_url=url)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     yield opened
     opened.ledger.close()

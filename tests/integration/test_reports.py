@@ -23,12 +23,13 @@ from model.prediction import Prediction
 from service.api.status import study as api_study
 from service.core.checks import examine
 from service.core.completion import conclude_due_studies
-from service.core.ledger import migrate, now
+from service.core.ledger import now
 from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import DeliveryState, InstanceState, RevisionState, StudyState
 from service.core.tables import Event, Instance, Outbox, Refusal, Report, Revision, Study
 from tests import factories
+from tests.ledgers import migrated
 from tests.pipeline import film, hurry, receive, reports, says, send_all, study, work
 from tests.reading import assert_says_what_the_api_says
 from tests.servers import StoreScp
@@ -47,7 +48,7 @@ def context(
     """A worker's context on each database, with a network that calls every film positive."""
     url = None if request.param == "sqlite" else request.getfixturevalue("postgresql")
     settings = load(data_dir=tmp_path, study_quiet_seconds=0, min_free_bytes=0, database_url=url)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     says(monkeypatch, 0.9)
     yield opened

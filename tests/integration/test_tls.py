@@ -17,7 +17,6 @@ import pytest
 from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian
 
 from service.core.errors import TransientDelivery
-from service.core.ledger import migrate
 from service.core.settings import load
 from service.core.states import StudyState
 from service.core.wire_checks import examine_wire
@@ -29,6 +28,7 @@ from tests.faults.peers import ASSOCIATE_AC, Peer
 from tests.faults.site import SHORT, Site, site
 from tests.faults.web import OddServer, http
 from tests.integration.test_delivery import reported, rows, study
+from tests.ledgers import migrated
 from tests.servers import ROOT, Orthanc, StoreScp, eventually, executable, free_port, storescu
 from worker.context import Context
 from worker.dicomweb import DICOMwebPeer
@@ -345,7 +345,7 @@ def sending(tmp_path: Path, hilum: Issued) -> Callable[..., Context]:
         settings = {**hilum.settings, **options.pop("settings", {})}
         destination = {"name": "PACS", "url": url, **options}
         made = load(data_dir=tmp_path / "data", min_free_bytes=0, destinations=[destination], **settings)
-        migrate(made.sqlalchemy_url)
+        migrated(made.sqlalchemy_url)
         return Context.open(made)
 
     return opened
@@ -387,7 +387,7 @@ def test_orthanc_commits_by_tls_in_both_directions(
             destinations=f"PACS={orthanc.destination.replace('dicom://', 'dicoms://')}",
             **authority.issue("hilum.example").settings,
         )
-        migrate(settings.sqlalchemy_url)
+        migrated(settings.sqlalchemy_url)
         context = Context.open(settings)
         listener = Listener(settings, context.spool, context.ledger, SHORT)
         listener.start()

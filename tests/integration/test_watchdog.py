@@ -12,9 +12,10 @@ from sqlalchemy import update
 from service.commands.watchdog import Watchdog
 from service.core import leases
 from service.core.leases import DECODE, claim
-from service.core.ledger import migrate, now, open_engine
+from service.core.ledger import now, open_engine
 from service.core.settings import load
 from service.core.tables import Instance
+from tests.ledgers import migrated
 from tests.pipeline import film, receive
 from tests.servers import Redis, eventually
 from worker.context import Context
@@ -30,7 +31,7 @@ def server() -> Iterator[Redis]:
 def context(tmp_path: Path, server: Redis) -> Iterator[Context]:
     """A worker's context with three films that wait, and hints for them in Redis."""
     settings = load(data_dir=tmp_path, min_free_bytes=0)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     receive(opened, *[film(number) for number in range(3)])
     server.client.flushall()

@@ -17,13 +17,14 @@ from service.core.destination import Destination
 from service.core.enqueue import Enqueuer
 from service.core.heartbeat import ROLES, beat, silent_roles
 from service.core.leases import DECODE, claim
-from service.core.ledger import migrate, now, register_model
+from service.core.ledger import now, register_model
 from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.states import InstanceState, RevisionState, StudyState
 from service.core.tables import Analysis, Instance, Outbox, Report, Revision, Study
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
+from tests.ledgers import migrated
 from tests.pipeline import film, hurry, instances, receive, reports, study, work
 from tests.servers import Redis
 from worker.context import Context
@@ -37,7 +38,7 @@ def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]
     """A worker's context on each database."""
     url = None if request.param == "sqlite" else request.getfixturevalue("postgresql")
     settings = load(data_dir=tmp_path, study_quiet_seconds=0, min_free_bytes=0, database_url=url)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     yield opened
     opened.ledger.close()

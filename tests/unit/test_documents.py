@@ -9,9 +9,10 @@ from prometheus_client import generate_latest
 
 from service.api.metrics import registry
 from service.commands.main import app
-from service.core.ledger import Ledger, migrate
+from service.core.ledger import Ledger
 from service.core.live import Live
 from service.core.settings import Settings, load
+from tests.ledgers import migrated
 
 _ROOT = Path(__file__).parents[2]
 
@@ -100,7 +101,7 @@ def test_every_entry_of_the_runbook_that_the_code_names_is_there() -> None:
 def scraped(folder: Path) -> set[str]:
     """Return the names of all samples and families that `/metrics` has."""
     settings = load(data_dir=folder)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     with closing(Ledger(settings.sqlalchemy_url)) as ledger:
         text = generate_latest(registry(Live(settings), ledger)).decode()
     families = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))

@@ -1,15 +1,10 @@
-"""No value from outside reaches a shell or an unpickler: looked up in the source, and tried."""
+"""No value from outside reaches a shell or an unpickler, as far as the source can say it."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests import factories
-from tests.servers import StoreScp
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for room in ("service", "worker", "model", "deploy") for path in (ROOT / room).rglob("*.py")]
@@ -74,31 +69,3 @@ def test_the_look_finds_what_it_looks_for(text: str, tmp_path: Path) -> None:
     planted.write_text(text)
     with pytest.raises(AssertionError):
         test_source_calls_no_shell_and_unpickles_nothing(planted)
-
-
-def test_file_and_folder_names_are_names_and_no_commands(tmp_path: Path) -> None:
-    hostile = tmp_path / "$(touch made-1)" / ";touch made-2;`touch made-3` && touch made-4|x.dcm"
-    hostile.parent.mkdir()
-    values = {"PatientName": "$(touch made-5)", "StudyDescription": ";touch made-6", "StationName": "`x`"}
-    film = factories.phantom_chest(0, **values)
-    factories.write(film, tmp_path).rename(hostile)
-    with StoreScp(film.SOPClassUID) as pacs:
-        sent = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "service.commands.main",
-                "send",
-                str(hostile.parent),
-                "--to",
-                pacs.destination,
-            ],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert sent.returncode == 0, sent.stderr
-        assert len(list(pacs.received.iterdir())) == 1
-    assert [path for path in tmp_path.rglob("*made-*") if path not in (hostile, hostile.parent)] == []

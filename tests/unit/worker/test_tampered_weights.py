@@ -6,8 +6,8 @@ import pytest
 
 from model.weights import default_weights
 from service.core.errors import ConfigurationError
-from service.core.ledger import migrate
 from service.core.settings import Settings, load
+from tests.ledgers import migrated
 from worker.context import Context
 from worker.tasks import decode, infer, report
 
@@ -20,7 +20,7 @@ def tampered(tmp_path: Path) -> Settings:
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(content)
     settings = load(data_dir=tmp_path, weights=weights)
-    migrate(settings.sqlalchemy_url)
+    migrated(settings.sqlalchemy_url)
     return settings
 
 

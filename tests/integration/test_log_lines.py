@@ -11,7 +11,7 @@ import pytest
 from service.core.errors import OutOfResources
 from service.core.logs import outline
 
-_ROOT = Path(__file__).parents[3]
+_ROOT = Path(__file__).parents[2]
 _START = (
     "import logging, structlog, warnings\nfrom service.core import logs\n"
     "logs.protect_patients()\nlogs.configure('test')\n"
