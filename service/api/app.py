@@ -93,7 +93,7 @@ def create_app(
     app.include_router(_health(ledger, live))
     app.include_router(_api(live, ledger, feed))
     app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
-    lookout = Lookout(ledger, settings)
+    lookout = Lookout(ledger, live)
     app.include_router(page_routes(live, ledger, access, lookout))
     app.include_router(study_routes(live, ledger, lookout, audit))
 

@@ -9,10 +9,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from typing import Literal
 
-from service.api.mends import Step, away_steps, delivery_steps, failure_steps, problems, reason_steps
+from service.api.mends import (
+    DISK_STEPS,
+    NOTHING,
+    Step,
+    away_steps,
+    delivery_steps,
+    failure_steps,
+    pending_steps,
+    reason_steps,
+)
 from service.api.progress import Progress
 from service.api.schemas import DeliveryOut, StudyOut
 from service.api.situation import Situation
+from service.api.troubles import problems
 from service.core.results import Finding
 from service.core.states import DeliveryState, InstanceState, Kind, StudyState
 
@@ -35,9 +45,8 @@ KINDS: Mapping[str, str] = {
     Kind.REJECTION: "Rejection note",
 }
 """What objects are called to people."""
-_NOTHING = Step("Nothing: it goes on by itself.")
 _PAUSED = (
-    _NOTHING,
+    NOTHING,
     Step("If that is not meant: `hours` and `rate` of the destination, in the file of HILUM_CONFIG."),
 )
 _DONE = {DeliveryState.DELIVERED, DeliveryState.CONFIRMED}
@@ -63,7 +72,7 @@ class Answer:
     tone: Tone
     said: str
     why: Sequence[str] = ()
-    steps: Sequence[Step] = field(default=(_NOTHING,))
+    steps: Sequence[Step] = field(default=(NOTHING,))
 
 
 def explain(
@@ -140,6 +149,8 @@ def _in_work(study: StudyOut, progress: Progress, situation: Situation, moment: 
     waiting = progress.waiting
     stages = list(dict.fromkeys(item.stage for item in waiting))
     found = problems(situation, [*stages, "scheduler"])
+    # Work that a fault of the machine ended has lost no attempt.
+    of_the_machine = [item for item in waiting if item.last_error and not (item.attempts or item.at_work)]
     errors = [
         f"{_WORK[item.stage]}: begun {item.attempts} time(s), and ended by {item.last_error or 'its death'}"
         for item in waiting
@@ -150,6 +161,14 @@ def _in_work(study: StudyOut, progress: Progress, situation: Situation, moment: 
         why += [_WORK[stage] for stage in stages]
         why += [first.why, *(other.said for other in others)]
         return Answer("wrong", f"No report yet: {first.said}", why, first.steps)
+    if of_the_machine:
+        work = of_the_machine[0]
+        why += [
+            f"{_WORK[work.stage]}: the last try met a fault of the machine ({work.last_error})",
+            "it is tried again twice a minute until it can be done",
+        ]
+        said = "No report yet: the data folder or the ledger does not work."
+        return Answer("wrong", said, why, DISK_STEPS)
     if errors:
         why += [f"{errors[0]}. After three times it is given up, and a button here gives another try."]
         return Answer("waits", "No report yet: the work on it went wrong, and is tried again.", why)
@@ -184,7 +203,7 @@ def _reported(
     parked = [item for item in living if item.state == DeliveryState.PARKED]
     pending = [item for item in living if item.state == DeliveryState.PENDING]
     if parked:
-        return _parked(parked)
+        return _parked(parked, living)
     if pending:
         return _pending(pending, situation, zone)
     if any(item.state in _DONE for item in living):
@@ -226,7 +245,11 @@ def _reported(
 _SET_DESTINATION = "HILUM_DESTINATIONS=PACS=dicom://AETITLE@pacs.example:104"
 
 
-def _parked(parked: Sequence[DeliveryOut]) -> Answer:
+# What comes with a report and says nothing without it.
+_COMPANIONS = {Kind.HEATMAP, Kind.PLAIN_HEATMAP, Kind.GSPS}
+
+
+def _parked(parked: Sequence[DeliveryOut], living: Sequence[DeliveryOut]) -> Answer:
     first = parked[0]
     names = " and ".join(dict.fromkeys(item.destination for item in parked))
     error = first.last_error or "no reason was given"
@@ -236,6 +259,11 @@ def _parked(parked: Sequence[DeliveryOut]) -> Answer:
         if own
         else f"The report was made, and {names} refused it: it waits for a person."
     )
+    there = {item.destination for item in living if item.state in _DONE and item.kind not in _COMPANIONS} >= {
+        item.destination for item in parked
+    }
+    if there and all(item.kind in _COMPANIONS for item in parked):
+        said = f"The report is in {names}; {names} refused what comes with it: it waits for a person."
     why = [f"{_name(item)} for {item.destination}: {item.last_error}" for item in parked[:3]]
     return Answer("wrong", said, why, delivery_steps(error))
 
@@ -273,7 +301,12 @@ def _pending(pending: Sequence[DeliveryOut], situation: Situation, zone: tzinfo 
     ]
     names = " and ".join(dict.fromkeys(item.destination for item in pending))
     if errors:
-        return Answer("waits", f"The report is made; sending it to {names} is tried again.", errors[:3])
+        return Answer(
+            "waits",
+            f"The report is made; sending it to {names} is tried again.",
+            errors[:3],
+            pending_steps(errors[0]),
+        )
     return Answer("waits", f"The report is made and is being sent to {names}.")
 
 

@@ -1,17 +1,12 @@
-"""What is wrong and what mends it, in plain words: of the gateway, of a failure, of a refusal, of an image.
+"""What mends it, in plain words: a failure, a refusal of a report, of an image or of a caller.
 
 Tables of what a message begins with or holds; the messages are those of the code that writes them
-(`tests/integration/test_explain.py` holds one against the other).
+(`tests/viewers/test_walk.py` causes them).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import tzinfo
 from typing import Literal
-
-from service.api.situation import Away, Situation
-from service.core.heartbeat import ROLES
-from service.core.removal import shown_bytes
 
 
 @dataclass(frozen=True)
@@ -23,16 +18,12 @@ class Step:
     button: Literal["retry", "as_built"] | None = None
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something of the gateway that keeps studies from their reports; `said` begins in lower case."""
-
-    role: str
-    said: str
-    why: str
-    steps: Sequence[Step]
-
-
+NOTHING = Step("Nothing: it goes on by itself.")
+DISK_STEPS = (
+    Step("What the system says of the disk, and whether it is mounted read-only:", "dmesg | tail; mount"),
+    Step("See how full it is:", "df -h"),
+    Step("Mend the disk or mount it for writing. Everything goes on by itself then, and senders send again."),
+)
 LEDGER_STEPS = (
     Step(
         "With Docker: bring PostgreSQL back; Hilum connects again by itself.",
@@ -41,140 +32,11 @@ LEDGER_STEPS = (
     Step(
         "With SQLite: end what holds the ledger locked, such as a backup program.", "fuser -v ledger.sqlite3"
     ),
+    Step("With either: see that its disk has room, and is not mounted read-only.", "df -h; mount"),
     Step("What was answered with success is safe. Images that come meanwhile are refused, and sent again."),
 )
 _RETRY = Step("Then give it another try.", button="retry")
 _AGAIN = Step("Then let the PACS send the study again.")
-_WHO = {
-    "listener": "the listener, which takes images in, does not run.",
-    "scheduler": "the scheduler, which hands out the work, does not run.",
-    "decode": "no worker decodes films.",
-    "infer": "no worker runs the network.",
-    "report": "no worker builds reports.",
-    "deliver": "no worker sends reports.",
-}
-_START = {
-    "listener": ("listener", "hilum listen"),
-    "scheduler": ("scheduler", "hilum scheduler"),
-    **{name: (f"worker-{name}", f"hilum worker --queue {name}") for name in ROLES[2:]},
-}
-
-
-def all_problems(situation: Situation, zone: tzinfo | None) -> list[Problem]:
-    """Return all that is wrong: with the gateway, and with its destinations."""
-    return [
-        *problems(situation),
-        *(_away(name, gone, zone) for name, gone in situation.away.items()),
-    ]
-
-
-def problems(situation: Situation, roles: Sequence[str] = ROLES) -> list[Problem]:
-    """Return what is wrong with the gateway, as far as these roles are concerned; the cause comes first."""
-    if set(situation.faults) >= set(ROLES):
-        return [_nothing_runs()]
-    faults = {role: fault for role, fault in situation.faults.items() if role in roles or role == "ledger"}
-    found = []
-    if "Redis" in faults.get("scheduler", ""):
-        found.append(_redis())
-        del faults["scheduler"]
-        # Without messages nobody is told that there is work.
-        faults = {role: fault for role, fault in faults.items() if "waiting" not in fault}
-    silent_first = sorted(faults, key=lambda role: (role != "ledger", "waiting" in faults[role]))
-    found += [_silent(role, faults[role]) for role in silent_first]
-    if situation.is_full and "listener" in roles:
-        found.append(_full(situation))
-    return found
-
-
-def _redis() -> Problem:
-    return Problem(
-        "redis",
-        "Redis cannot be reached.",
-        "Redis tells the workers that there is work. Images are taken in meanwhile, and nothing is lost.",
-        [
-            Step("With Docker:", "docker compose restart redis"),
-            Step(
-                "Else start Redis, and see that HILUM_BROKER_URL is right; all goes on by itself then.",
-                "hilum doctor",
-            ),
-        ],
-    )
-
-
-def _nothing_runs() -> Problem:
-    return Problem(
-        "all",
-        "of Hilum only this page runs.",
-        "Neither the listener nor the scheduler nor a worker has been heard of for a while: nothing is taken "
-        "in, analysed or sent.",
-        [
-            Step("With Docker:", "docker compose up -d"),
-            Step("Else:", "hilum up"),
-            Step(
-                "If they end again: what is wrong with the machine or the settings is said by", "hilum doctor"
-            ),
-        ],
-    )
-
-
-def _away(name: str, gone: Away, zone: tzinfo | None) -> Problem:
-    since, next_try = gone.since.astimezone(zone), gone.next_try.astimezone(zone)
-    return Problem(
-        f"away-{name}",
-        f"{name} cannot be reached, and reports for it wait.",
-        f"{gone.error}. Tried {gone.failures} time(s) since {since:%Y-%m-%d %H:%M:%S}, the next one at "
-        f"{next_try:%H:%M:%S}. Nothing is lost: all that waits goes out when it is back.",
-        away_steps(name),
-    )
-
-
-def away_steps(name: str) -> list[Step]:
-    """Return what to do about a destination that cannot be reached."""
-    return [
-        Step(f"See that {name} runs, that its address and AE title are right, and that it lets ours in."),
-        Step("Ask from this machine:", "hilum doctor"),
-    ]
-
-
-def _silent(role: str, fault: str) -> Problem:
-    service, command = _START.get(role, ("api", "hilum up"))
-    if "waiting" in fault:
-        return Problem(
-            role,
-            f"the work for {role} is not done.",
-            f"A {role} process lives and does nothing: {fault}. It is ended and started again by itself; if "
-            "that repeats, its log says why.",
-            [
-                Step("With Docker:", f"docker compose restart {service}"),
-                Step("Its log:", f"docker compose logs --since 1h {service}"),
-            ],
-        )
-    return Problem(
-        role,
-        _WHO.get(role, f"the {role} does not work."),
-        f"{fault[0].upper()}{fault[1:]}.",
-        [
-            Step("With Docker:", f"docker compose up -d {service}"),
-            Step("Else, unless it runs under “hilum up”, which starts it again by itself:", command),
-            Step("If it ends again, the last lines of its log say why."),
-        ],
-    )
-
-
-def _full(situation: Situation) -> Problem:
-    free, least = situation.free_bytes or 0, situation.refuses_below
-    return Problem(
-        "disk",
-        "the disk is full, and new images are refused.",
-        f"{shown_bytes(free)} are free in the data folder, less than HILUM_MIN_FREE_BYTES "
-        f"({shown_bytes(least)}): senders are told so (A700, HTTP 503) and send again.",
-        [
-            Step("See what may go:", "hilum purge --expired --dry-run"),
-            Step("See what fills the disk, and move what is not Hilum's, or let the volume grow.", "df -h"),
-            Step("Delete nothing in the data folder by hand. Once there is room all goes on by itself."),
-        ],
-    )
-
 
 _FAILURES: Sequence[tuple[str, Sequence[Step]]] = (
     (
@@ -285,6 +147,22 @@ _ANY_REFUSAL = (
     _RETRY,
 )
 
+_NOT_YET: Sequence[tuple[str, Sequence[Step]]] = (
+    (
+        "out of resources",
+        (
+            NOTHING,
+            Step(
+                "If it lasts: ask the PACS's administrator whether it is full, or refuses to import just now."
+            ),
+        ),
+    ),
+)
+_ANY_NOT_YET = (
+    NOTHING,
+    Step("If it lasts: ask the PACS's administrator what its log says of that time."),
+)
+
 _REASONS: Sequence[tuple[str, Sequence[Step]]] = (
     (
         "left out by the rule",
@@ -350,6 +228,77 @@ _REASONS: Sequence[tuple[str, Sequence[Step]]] = (
 _ANY_REASON = (Step("Nothing: only frontal chest radiographs are analysed."),)
 
 
+_REFUSED: Sequence[tuple[str, Sequence[Step]]] = (
+    (
+        "nearly full",
+        (
+            Step("The disk was full. See what may go:", "hilum purge --expired --dry-run"),
+            Step("Else:", "df -h"),
+        ),
+    ),
+    ("the object cannot be", DISK_STEPS),
+    ("the data folder cannot be", DISK_STEPS),
+    ("the ledger cannot be", LEDGER_STEPS),
+    (
+        "HILUM_MAX_OBJECT_BYTES",
+        (Step("Raise that setting and start the listener again, or let the router keep such objects."),),
+    ),
+)
+_ANY_REFUSED = (
+    Step(
+        "The image itself is not as DICOM wants it. Ask whoever runs the modality or the router, with this "
+        "reason; other images are not concerned."
+    ),
+)
+
+_REJECTED: Sequence[tuple[str, Sequence[Step]]] = (
+    (
+        "nobody is known",
+        (
+            Step(
+                "Put its AE title into HILUM_CALLING_AE_TITLES (or `[peers.TITLE]` into the file of "
+                "HILUM_CONFIG) and start the listener again; or set the title right on the router."
+            ),
+        ),
+    ),
+    (
+        "another AE title than ours",
+        (Step("Let the router call our AE title, which stands on the system page (HILUM_AE_TITLE)."),),
+    ),
+    (
+        "another address",
+        (Step("Put its address among `addresses` of its `[peers.NAME]`, and start the listener again."),),
+    ),
+    (
+        "without TLS",
+        (Step("Let the router use the port with TLS and its certificate (HILUM_DIMSE_TLS_PORT)."),),
+    ),
+    (
+        "by TLS",
+        (Step("Put what its certificate is called into `certificates` of its `[peers.NAME]`."),),
+    ),
+)
+_ANY_REJECTED = (Step("What the listener's log says of it:", "docker compose logs --since 1h listener"),)
+
+
+def away_steps(name: str) -> list[Step]:
+    """Return what to do about a destination that cannot be reached."""
+    return [
+        Step(f"See that {name} runs, that its address and AE title are right, and that it lets ours in."),
+        Step("Ask from this machine:", "hilum doctor"),
+    ]
+
+
+def refusal_steps(reason: str) -> Sequence[Step]:
+    """Return what to do about an object that was not taken in."""
+    return _first(_REFUSED, reason, _ANY_REFUSED)
+
+
+def rejection_steps(reason: str) -> Sequence[Step]:
+    """Return what to do about a caller that was not let in."""
+    return _first(_REJECTED, reason, _ANY_REJECTED)
+
+
 def failure_steps(reason: str) -> Sequence[Step]:
     """Return what to do about a study that failed."""
     return _first(_FAILURES, reason, _ANY_FAILURE)
@@ -358,6 +307,11 @@ def failure_steps(reason: str) -> Sequence[Step]:
 def delivery_steps(error: str) -> Sequence[Step]:
     """Return what to do about a report that a destination refused."""
     return _first(_REFUSALS, error, _ANY_REFUSAL)
+
+
+def pending_steps(error: str) -> Sequence[Step]:
+    """Return what to do about a report that a destination has not taken yet."""
+    return _first(_NOT_YET, error, _ANY_NOT_YET)
 
 
 def reason_steps(reason: str) -> Sequence[Step]:

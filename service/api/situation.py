@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,14 +13,17 @@ from sqlalchemy.orm import Session
 
 from service.core.circuits import away
 from service.core.heartbeat import ALIVE_SECONDS, silent_roles
-from service.core.leases import STAGES, Stage, count_ready, oldest_ready_seconds
+from service.core.leases import STAGES, Stage, count_ready, oldest_ready_seconds, owner
 from service.core.ledger import Ledger, now
+from service.core.live import Live
 from service.core.settings import Settings
 from service.core.spool import Spool
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Circuit, Heartbeat, Instance, Outbox, Report, Study
 
 _FRESH_SECONDS = 2.0
+# Of A700 what no room and no repair mends.
+_IS_TOO_LARGE = "HILUM_MAX_OBJECT_BYTES"
 _IN_WORK = (StudyState.RECEIVING, StudyState.ANALYSING)
 
 
@@ -65,9 +69,14 @@ class Situation:
     Attributes
     ----------
     faults
-        What is wrong, by role: see `service.core.heartbeat.silent_roles`.
+        What is wrong, by role: see `service.core.heartbeat.silent_roles`. "ledger" alone when even this
+        process can't write into it: nobody's signs of life say anything then.
     free_bytes, total_bytes
         Of the data folder; None where it cannot be looked at.
+    is_read_only
+        Whether its file system is.
+    config_fault
+        What is wrong with the file of HILUM_CONFIG as it was saved last.
     refuses_below, keeps_free
         Free bytes below which nothing is taken in, and below which old files go.
     away
@@ -79,6 +88,8 @@ class Situation:
     faults: Mapping[str, str] = field(default_factory=dict)
     free_bytes: int | None = None
     total_bytes: int | None = None
+    is_read_only: bool = False
+    config_fault: str = ""
     refuses_below: int = 0
     keeps_free: int = 0
     away: Mapping[str, Away] = field(default_factory=dict)
@@ -95,6 +106,29 @@ class Situation:
         """Whether objects are refused for want of room."""
         return self.free_bytes is not None and self.free_bytes < self.refuses_below
 
+    @property
+    def latest_processes(self) -> list[Process]:
+        """Those that live, and of a role without any the one that lived last."""
+        living = [item for item in self.processes if item.is_alive]
+        roles = {item.role for item in living}
+        dead = sorted((item for item in self.processes if item.role not in roles), key=lambda item: item.at)
+        return sorted([*living, *{item.role: item for item in dead}.values()], key=lambda item: item.role)
+
+    @property
+    def ended(self) -> Mapping[str, int]:
+        """How many others of each role have fallen silent within the last hour."""
+        shown = {item.name for item in self.latest_processes}
+        return Counter(item.role for item in self.processes if item.name not in shown)
+
+    @property
+    def refuses(self) -> Mapping[str, str] | None:
+        """The refusal of an object for want of resources (A700), unless one was stored since."""
+        refusal = self.newest("refusal")
+        if refusal is None or not refusal["reason"].startswith("A700") or _IS_TOO_LARGE in refusal["reason"]:
+            return None
+        came_at = datetime.fromisoformat(refusal["at"])
+        return refusal if self.last_received is None or self.last_received < came_at else None
+
     def newest(self, what: str) -> Mapping[str, str] | None:
         """Return the newest "association", "echo", "rejection" or "refusal" of any listener."""
         told = [item.about[what] for item in self.processes if what in item.about]
@@ -104,9 +138,10 @@ class Situation:
 class Lookout:
     """Looks at most every two seconds, whoever asks."""
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+    def __init__(self, ledger: Ledger, live: Live) -> None:
         self._ledger = ledger
-        self._settings = settings
+        self._live = live
+        self._settings = live.settings
         self._lock = threading.Lock()
         self._seen: tuple[float, Situation] | None = None
 
@@ -118,14 +153,14 @@ class Lookout:
             return self._seen[1]
 
     def _look(self) -> Situation:
-        free, total = _room(self._settings)
+        room = _room(self._settings)
         faults = silent_roles(self._ledger)
         with self._ledger.read() as session:
             oldest = _oldest(session)
             return Situation(
-                faults=faults,
-                free_bytes=free,
-                total_bytes=total,
+                faults={"ledger": "it cannot be written"} if _is_mute(session) else faults,
+                **room,
+                config_fault=self._live.fault,
                 refuses_below=self._settings.min_free_bytes,
                 keeps_free=self._settings.free_bytes_to_keep,
                 away={item.destination: _away(item) for item in away(session)},
@@ -144,12 +179,19 @@ class Lookout:
             )
 
 
-def _room(settings: Settings) -> tuple[int | None, int | None]:
+def _room(settings: Settings) -> dict[str, Any]:
+    spool = Spool(settings.data_dir)
     try:
-        spool = Spool(settings.data_dir)
-        return spool.free_bytes(), spool.total_bytes()
+        free, total, is_read_only = spool.free_bytes(), spool.total_bytes(), spool.is_read_only()
     except OSError:
-        return None, None
+        return {}
+    return {"free_bytes": free, "total_bytes": total, "is_read_only": is_read_only}
+
+
+def _is_mute(session: Session) -> bool:
+    """Return whether this process, which lives, can't write its own signs of life."""
+    last = session.scalar(select(Heartbeat.at).where(Heartbeat.process == f"api:{owner()}"))
+    return last is not None and last < now() - timedelta(seconds=ALIVE_SECONDS)
 
 
 def _away(circuit: Circuit) -> Away:

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
 from sqlalchemy import select
 
 from service.core.leases import STAGES, Stage, ready
@@ -86,14 +86,14 @@ class Enqueuer:
         self._app = celery_app(broker_url)
         self._redis = Redis.from_url(redis_url(broker_url), socket_timeout=2, socket_connect_timeout=1)
 
-    def enqueue_ready(self) -> bool:
-        """Write the missing hints of every queue; return False when Redis could not be reached."""
+    def enqueue_ready(self) -> str:
+        """Write the missing hints of every queue; return what is wrong with Redis, empty when nothing is."""
         try:
             for queue in dict.fromkeys(stage.queue for stage in STAGES):
                 self._enqueue(queue, [stage for stage in STAGES if stage.queue == queue])
-        except (RedisError, OperationalError, OSError):
-            return False
-        return True
+        except (RedisError, OperationalError, OSError) as fault:
+            return _said(fault)
+        return ""
 
     def _enqueue(self, queue: str, stages: Sequence[Stage]) -> None:
         rows: list[int] = []
@@ -109,6 +109,16 @@ class Enqueuer:
             waiting = int(self._redis.llen(queue))
             for row_id in rows[waiting:_DEPTH]:
                 self._app.send_task(f"hilum.{queue}", args=[row_id])
+
+
+def _said(fault: Exception) -> str:
+    """Return what is wrong, in none of Redis' words: they may name the account."""
+    cause = fault.__cause__ if isinstance(fault, OperationalError) else fault  # kombu's wraps Redis' own
+    if isinstance(cause, OutOfMemoryError):
+        return "Redis has no memory left"
+    if isinstance(cause, AuthenticationError | NoPermissionError):
+        return "Redis does not let us in"
+    return "Redis cannot be reached"
 
 
 def redis_url(broker_url: str) -> str:

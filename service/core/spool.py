@@ -99,6 +99,10 @@ class Spool:
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
+    def is_read_only(self) -> bool:
+        """Return whether the file system under the data folder is mounted read-only, as one that fails is."""
+        return bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
+
     def total_bytes(self) -> int:
         """Return the size of the file system under the data folder."""
         found = os.statvfs(self.root)

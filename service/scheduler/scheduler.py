@@ -76,7 +76,7 @@ class Scheduler:
             Beside("retention", self._remove_files, _RETENTION_SECONDS),
             Beside("notices", lambda: notices.round(self._stopped), _NOTICES_SECONDS),
         )
-        self._redis_reachable = True
+        self._redis_fault = ""
         self._lease_renewal = 0.0
         self._next_beat = 0.0
         self._next_housekeeping = 0.0
@@ -106,16 +106,18 @@ class Scheduler:
         if not self._holds_lease():
             return  # and says nothing: the scheduler that acts speaks for all
         if moment >= self._next_beat:
-            fault = "" if self._redis_reachable else "Redis cannot be reached"
-            beat(self._ledger, "scheduler", fault, self._live.about())
+            beat(self._ledger, "scheduler", self._redis_fault, self._live.about())
             self._next_beat = moment + BEAT_SECONDS
         every = self._live.settings.reports_every_radiograph
         if conclude_due_studies(self._ledger, report_every_radiograph=every):
             failpoint("schedule.concluded")
-        reachable = self._enqueuer.enqueue_ready()
-        if reachable != self._redis_reachable:
-            _log.warning("scheduler.redis_reachable" if reachable else "scheduler.redis_unreachable")
-        self._redis_reachable = reachable
+        fault = self._enqueuer.enqueue_ready()
+        if fault != self._redis_fault:
+            if fault:
+                _log.warning("scheduler.redis_unreachable", reason=fault)
+            else:
+                _log.warning("scheduler.redis_reachable")
+        self._redis_fault = fault
         if moment >= self._next_housekeeping:
             self._next_housekeeping = moment + _HOUSEKEEPING_SECONDS
             sweep_incoming(self._spool, _STALE_TRANSFER_SECONDS)

@@ -394,13 +394,13 @@ def test_hints_are_written_for_what_is_ready_and_again_when_redis_forgot_them(
     receive(context, *[factories.phantom_chest(seed) for seed in range(3)])
     enqueuer = Enqueuer(context.ledger, redis.url)
     client = Client.from_url(redis.url)
-    assert enqueuer.enqueue_ready()
-    assert enqueuer.enqueue_ready()
+    assert enqueuer.enqueue_ready() == ""
+    assert enqueuer.enqueue_ready() == ""
     assert client.llen("decode") == 3
     client.flushall()
-    assert enqueuer.enqueue_ready()
+    assert enqueuer.enqueue_ready() == ""
     assert client.llen("decode") == 3
     (message, *_) = client.lrange("decode", 0, 0)
     assert b"application/json" in message
     redis.kill()
-    assert not enqueuer.enqueue_ready()
+    assert enqueuer.enqueue_ready() == "Redis cannot be reached"

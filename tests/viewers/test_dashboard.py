@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 from sqlalchemy import delete, select
 
 from service.core.circuits import failed
@@ -23,7 +23,7 @@ from tests import factories
 from tests.faults.pacs import Pacs
 from tests.faults.web import Web, web
 from tests.pipeline import film, receive, says, send_all, work
-from tests.servers import ROOT, Gateway, ServerError, eventually, executable, free_port
+from tests.servers import ROOT, Gateway, ServerError, eventually, free_port
 from tests.tokens import SECRETS, entries
 from worker.context import Context
 
@@ -31,28 +31,6 @@ pytestmark = pytest.mark.viewer
 _AXE = ROOT / ".axe/axe.min.js"
 _NARROW = {"width": 390, "height": 800}
 _WIDE = {"width": 1280, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=executable("chromium", "chromium"), args=["--disable-dev-shm-usage"]
-        )
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A dark window; what its console says, but for advice, is in `page.heard`."""
-    made = browser.new_page(viewport=_WIDE, color_scheme="dark")  # type: ignore[arg-type]
-    heard: list[str] = []
-    made.heard = heard  # type: ignore[attr-defined]
-    made.on("console", lambda message: message.type == "verbose" or heard.append(message.text))
-    made.on("pageerror", lambda error: heard.append(str(error)))
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -258,8 +236,9 @@ def _no_redis(context: Context) -> str:
     with context.ledger.write() as session:
         session.execute(delete(Heartbeat).where(Heartbeat.role == "scheduler"))
     uid = _waits(context)
-    assert not Enqueuer(context.ledger, f"redis://127.0.0.1:{free_port()}/0").enqueue_ready()
-    beat(context.ledger, "scheduler", "Redis cannot be reached")
+    fault = Enqueuer(context.ledger, f"redis://127.0.0.1:{free_port()}/0").enqueue_ready()
+    assert fault
+    beat(context.ledger, "scheduler", fault)
     return uid
 
 

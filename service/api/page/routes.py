@@ -10,13 +10,13 @@ from service.api import status
 from service.api.access import SESSION_SECONDS, Access
 from service.api.find import MOST, find_studies
 from service.api.gate import cookie_name, refuse_other_sites
-from service.api.mends import all_problems
 from service.api.page.lists import Filters
 from service.api.page.render import page, policy
 from service.api.page.system import system
 from service.api.rates import address_of
 from service.api.roles import Act, Caller, may
 from service.api.situation import Lookout
+from service.api.troubles import all_problems, turned_away
 from service.core.ledger import Ledger
 from service.core.live import Live
 
@@ -115,6 +115,7 @@ def page_routes(live: Live, ledger: Ledger, access: Access, lookout: Lookout) ->
             problems=all_problems(situation, settings.zone),
             zone=settings.zone,
             by_patient=caller.may(Act.SEE_PATIENTS),
+            turned_away=turned_away(situation),
         )
 
     @router.get("/system")
@@ -126,6 +127,7 @@ def page_routes(live: Live, ledger: Ledger, access: Access, lookout: Lookout) ->
             "system.html",
             caller=caller,
             system=known,
+            turned_away=turned_away(situation),
             situation=situation,
             problems=all_problems(situation, settings.zone),
             zone=settings.zone,

@@ -9,7 +9,6 @@ from service.api import actions
 from service.api.actions import StudyUID
 from service.api.explain import explain, notes
 from service.api.find import patients_of
-from service.api.mends import all_problems
 from service.api.page import pictures
 from service.api.page.render import page
 from service.api.page.routes import FROM_OUR_PAGE
@@ -17,6 +16,7 @@ from service.api.progress import progress_of
 from service.api.roles import Act, Caller, may
 from service.api.schemas import StudyOut
 from service.api.situation import Lookout
+from service.api.troubles import all_problems
 from service.core.audit import Audit
 from service.core.ledger import Ledger, now
 from service.core.live import Live

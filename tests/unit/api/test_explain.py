@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from service.api.explain import Answer, explain, notes
-from service.api.mends import all_problems, problems
 from service.api.progress import Progress, Waiting
 from service.api.schemas import DeliveryOut, InstanceOut, ReportOut, ResultOut, StudyOut
-from service.api.situation import Away, Queue, Situation
+from service.api.situation import Away, Process, Queue, Situation
+from service.api.troubles import all_problems, problems, turned_away
 from service.core.heartbeat import ROLES
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -232,6 +232,70 @@ TABLE: dict[str, tuple[Answer, str, str, Sequence[str]]] = {
         "The report was made, and PACS refused it: it waits for a person.",
         ["Its own log", "[retry]"],
     ),
+    "the heat map alone": (
+        said(
+            study(
+                deliveries=[
+                    delivery("confirmed"),
+                    delivery(
+                        "parked", "the destination answered 0122 (SOP class not supported)", kind="heatmap"
+                    ),
+                ]
+            )
+        ),
+        "wrong",
+        "The report is in PACS; PACS refused what comes with it: it waits for a person.",
+        ["Let the PACS accept", "[retry]"],
+    ),
+    "the heat map for another": (
+        said(
+            study(
+                deliveries=[
+                    delivery("confirmed"),
+                    delivery("parked", "the destination answered 0124 (not authorised)", destination="VNA"),
+                ]
+            )
+        ),
+        "wrong",
+        "The report was made, and VNA refused it: it waits for a person.",
+        ["HILUM_AE_TITLE", "[retry]"],
+    ),
+    "a full PACS": (
+        said(study(deliveries=[delivery(last_error="the destination answered A700 (out of resources)")])),
+        "waits",
+        "The report is made; sending it to PACS is tried again.",
+        ["Nothing: it goes on by itself.", "whether it is full"],
+    ),
+    "a disk that fails under the work": (
+        said(study("receiving"), Progress(waiting=[Waiting("decode", 0, "OSError")])),
+        "wrong",
+        "No report yet: the data folder or the ledger does not work.",
+        ["dmesg", "df -h"],
+    ),
+    "Redis is full": (
+        said(study("receiving"), DECODE, Situation({"scheduler": "Redis has no memory left", "infer": "x"})),
+        "wrong",
+        "No report yet: Redis has no memory left.",
+        ["maxmemory"],
+    ),
+    "a password of Redis": (
+        said(study("receiving"), DECODE, Situation({"scheduler": "Redis does not let us in"})),
+        "wrong",
+        "No report yet: Redis does not let us in.",
+        ["HILUM_BROKER_URL"],
+    ),
+    "a disk that is read-only": (
+        said(study("receiving"), DECODE, Situation({"decode": "x"}, is_read_only=True)),
+        "wrong",
+        "No report yet: the disk of the data folder is mounted read-only.",
+        ["dmesg"],
+    ),
+    "a ledger that cannot be written": (
+        said(study("receiving"), DECODE, Situation({"ledger": "it cannot be written"})),
+        "wrong",
+        "No report yet: the ledger does not work",
+        ["docker compose restart postgres", "fuser"],
+    ),
     "lost by the PACS": (
         said(
             study(
@@ -395,3 +459,45 @@ def test_a_full_disk_and_every_role_that_is_gone_is_a_problem_of_the_gateway() -
         "PACS cannot be reached, and reports for it wait."
     ]
     assert problems(Situation()) == []
+
+
+def test_images_that_are_refused_are_a_problem_until_one_is_stored() -> None:
+    reason = "A700, the object cannot be written (Input/output error)"
+    for told, received, wrong in (
+        (reason, None, True),
+        (reason, NOW - timedelta(seconds=1), True),
+        (reason, NOW + timedelta(seconds=1), False),
+        ("A700, the object is larger than HILUM_MAX_OBJECT_BYTES", None, False),
+        ("C000, the object is truncated", None, False),
+    ):
+        situation = Situation(processes=[_listener(told)], last_received=received)
+        found = problems(situation)
+        assert [item.role for item in found] == ["refusing"] * wrong, (told, received)
+        (away,) = turned_away(situation)
+        assert away.steps
+    assert "Input/output error" in problems(Situation(processes=[_listener(reason)]))[0].why
+
+
+def _listener(refusal: str) -> Process:
+    seen = {"at": NOW.isoformat(), "ae_title": "X", "address": "1", "reason": refusal}
+    return Process("listener:1", "listener", NOW, "", {"refusal": seen})
+
+
+def test_a_configuration_that_was_refused_is_told_with_its_faults() -> None:
+    (problem,) = all_problems(Situation(config_fault="one\ntwo\n3\n4\n5\n6"), UTC)
+    assert problem.why == "one; two; 3; 4; 5; …"
+    assert problem.steps[0].command == "hilum rules check"
+
+
+def test_processes_that_ended_are_counted_where_others_live() -> None:
+    alive, old = datetime.now(UTC), NOW - timedelta(days=999)
+    situation = Situation(
+        processes=[
+            Process("decode:1", "decode", alive, "", {}),
+            Process("decode:2", "decode", old, "", {}),
+            Process("infer:1", "infer", old, "", {}),
+            Process("infer:2", "infer", old + timedelta(hours=1), "", {}),
+        ]
+    )
+    assert [item.name for item in situation.latest_processes] == ["decode:1", "infer:2"]
+    assert situation.ended == {"decode": 1, "infer": 1}
