@@ -33,7 +33,8 @@ from service.core.tls import RenewedContext
 from service.listener.callers import Callers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import commitment_context, storage_contexts, verification_context
-from service.listener.transport import Handler, Server, missing_internals
+from service.listener.transport import Handler, Server
+from service.listener.upper import missing_internals
 
 # Shorter than the supervisor waits: `service.commands.up`.
 _DRAIN_SECONDS = 15.0
