@@ -1,9 +1,11 @@
 """The attributes of a received object that Hilum decides by, read without touching its pixels."""
 
+import mmap
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,15 @@ _DAYS_PER_YEAR = 365.2425
 # What may stand in a date and time, and no word.
 _MOMENT = re.compile(r"[0-9.:+-]{1,64}")
 _AGE_UNIT_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_PER_YEAR, "D": 1 / _DAYS_PER_YEAR}
+
+
+@dataclass(frozen=True, repr=False)
+class Head:
+    """The beginning of a Part 10 file that is still in memory; its data set begins at byte `start`."""
+
+    content: bytes
+    start: int
+    transfer_syntax_uid: UID
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,8 +133,10 @@ class Header:
     series_description: str = field(default="", repr=False)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, head: Head | None = None) -> Header:
     """Read the header of the Part 10 file at `path`; the pixel data is not read.
+
+    With a `head` that goes as far as the pixels the file is not opened.
 
     Raises
     ------
@@ -133,7 +146,7 @@ def read_header(path: Path) -> Header:
         When one of those UIDs is malformed.
     """
     try:
-        dataset = _read(path, _KEYWORDS)
+        dataset = _read_head(head) or _read(path, _KEYWORDS)
         return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
     except (Refused, OSError):
         raise
@@ -204,9 +217,18 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
 
 
 def _read(path: Path, keywords: Sequence[str]) -> Dataset:
-    _check_before_reading(path, frozenset(int(Tag(keyword)) for keyword in keywords))
+    _check_before_reading(path, _tags(keywords))
     # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
     return dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(keywords))
+
+
+def _read_head(head: Head | None) -> Dataset | None:
+    """Return what `_read` would, None when the beginning does not tell."""
+    if head is None or head.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        return None
+    if not check_shape(head.content, head.transfer_syntax_uid, head.start, _tags(_KEYWORDS)):
+        return None
+    return dcmread(BytesIO(head.content), force=True, stop_before_pixels=True, specific_tags=_KEYWORDS)
 
 
 def _check_before_reading(path: Path, wanted: frozenset[int]) -> None:
@@ -218,10 +240,15 @@ def _check_before_reading(path: Path, wanted: frozenset[int]) -> None:
             syntax = meta.get("TransferSyntaxUID")
             # PS3.10 7.1: the group length comes first; a file without it is left to pydicom.
             start = 144 + meta.get("FileMetaInformationGroupLength", -144)
-    if syntax == DeflatedExplicitVRLittleEndian:
-        raise Unreadable("deflated data sets are not read")
-    if path.stat().st_size:
-        check_shape(path, syntax, start, wanted)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            raise Unreadable("deflated data sets are not read")
+        if path.stat().st_size:
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                check_shape(content, syntax, start, wanted)
+
+
+def _tags(keywords: Sequence[str]) -> frozenset[int]:
+    return frozenset(int(Tag(keyword)) for keyword in keywords)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

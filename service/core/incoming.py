@@ -1,6 +1,7 @@
 """A data set on its way into ``incoming/``."""
 
 import fcntl
+import hashlib
 import os
 import uuid
 from contextlib import suppress
@@ -9,11 +10,16 @@ from pathlib import Path
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
 
 from service.core.errors import HilumError, OutOfResources, TooLarge
 from service.core.failpoints import failpoint
+from service.core.header import Head
 from service.core.settings import Settings
-from service.core.spool import Spool
+from service.core.spool import DataSetDigest, Spool
+
+# A film's header has a few thousand.
+_HEAD_BYTES = 64 * 1024
 
 
 class IncomingFile:
@@ -31,6 +37,9 @@ class IncomingFile:
         self.fault = fault
         self._left = max_bytes
         self._descriptor = -1
+        self._head = bytearray()
+        self._start, self._transfer_syntax_uid = 0, UID("")
+        self._digest: hashlib._Hash | None = None
         while self.fault is None and not self._opened():
             self.path = _new_path(folder)
 
@@ -47,16 +56,37 @@ class IncomingFile:
         return self._descriptor < 0
 
     def begin(self, file_meta: FileMetaDataset) -> None:
-        """Write preamble and file meta information (PS3.10 7.1); they count for nothing."""
-        head = DicomBytesIO()
-        write_file_meta_info(head, file_meta)
-        content = bytes(128) + b"DICM" + head.getvalue()
+        """Write preamble and file meta information (PS3.10 7.1); they count for nothing.
+
+        What is written afterwards is the data set: `digest` and `head` are of it.
+        """
+        group = DicomBytesIO()
+        write_file_meta_info(group, file_meta)
+        content = bytes(128) + b"DICM" + group.getvalue()
         self._left += len(content)
         self.write(content)
+        self._start, self._transfer_syntax_uid = len(content), UID(str(file_meta.TransferSyntaxUID))
+        self._digest = DataSetDigest()
 
-    def write(self, content: bytes) -> int:
+    @property
+    def digest(self) -> str | None:
+        """The digest of what came behind the file meta information; None where that was not told apart."""
+        return None if self._digest is None else self._digest.hexdigest()
+
+    @property
+    def head(self) -> Head | None:
+        """The beginning of the file; None where it was not told apart."""
+        if self._digest is None:
+            return None
+        return Head(bytes(self._head), self._start, self._transfer_syntax_uid)
+
+    def write(self, content: bytes | memoryview) -> int:
         """Append `content`, or drop it when the object is refused already."""
         if self.fault is None:
+            if self._digest is not None:
+                self._digest.update(content)
+            if len(self._head) < _HEAD_BYTES:
+                self._head += content[: _HEAD_BYTES - len(self._head)]
             self._left -= len(content)
             if self._left < 0:
                 self.refuse(TooLarge("the object is larger than HILUM_MAX_OBJECT_BYTES"))
@@ -118,12 +148,12 @@ class IncomingPart10(IncomingFile):
 
     _preamble = 128
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: bytes | memoryview) -> int:
         """Append `content`, as zeros while the preamble lasts."""
         zeroed = min(self._preamble, len(content))
         if zeroed:
             self._preamble -= zeroed
-            content = bytes(zeroed) + content[zeroed:]
+            content = bytes(zeroed) + bytes(content[zeroed:])
         return super().write(content)
 
 

@@ -7,7 +7,6 @@ else: bytes that are no data set end the walk, and pydicom says what they are.
 
 import mmap
 from collections.abc import Collection
-from pathlib import Path
 from struct import Struct, error
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
@@ -28,13 +27,21 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _PIXELS = 0x7FE00000
+# Where pydicom stops before them: Float, Double Float and Pixel Data.
+_PIXEL_DATA = {0x7FE00008, 0x7FE00009, 0x7FE00010}
+
+Content = bytes | mmap.mmap
 
 
-def check_shape(path: Path, transfer_syntax_uid: UID | None, start: int, wanted: Collection[int]) -> None:
-    """Walk over the data set of the file at `path`, from byte `start` to its pixels.
+def check_shape(
+    content: Content, transfer_syntax_uid: UID | None, start: int, wanted: Collection[int]
+) -> bool:
+    """Walk over the data set in `content`, from byte `start` to its pixels; return whether they came.
 
     Parameters
     ----------
+    content
+        A whole file, or the beginning of one: what is found in that would be found in all of it.
     transfer_syntax_uid
         None when the file says none. It tells the byte order alone: whether VRs are explicit is told by the
         first bytes, as pydicom does.
@@ -46,16 +53,15 @@ def check_shape(path: Path, transfer_syntax_uid: UID | None, start: int, wanted:
     Unreadable
         When it nests too deep, has too many elements, or needs too much memory to be read.
     """
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
-        implicit = not all(0x41 <= letter <= 0x5A for letter in content[start + 4 : start + 6])
-        _Walk(content, order, wanted).over(start, implicit)
+    order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
+    implicit = not all(0x41 <= letter <= 0x5A for letter in content[start + 4 : start + 6])
+    return _Walk(content, order, wanted).over(start, implicit)
 
 
 class _Walk:
     """One walk over tags and lengths."""
 
-    def __init__(self, content: mmap.mmap, order: str, wanted: Collection[int]) -> None:
+    def __init__(self, content: Content, order: str, wanted: Collection[int]) -> None:
         self._content = content
         self._tag = Struct(f"{order}HH")
         self._short = Struct(f"{order}H")
@@ -67,21 +73,22 @@ class _Walk:
         self._open: list[tuple[int | None, bool]] = []
         self._held_from: tuple[int, int] | None = None
 
-    def over(self, position: int, implicit: bool) -> None:
+    def over(self, position: int, implicit: bool) -> bool:
         for number in range(MAX_ELEMENTS):
             self._leave(position)
             if position + 8 > len(self._content):
-                return
+                return False
             group, element = self._tag.unpack_from(self._content, position)
             tag = group << 16 | element
             if not self._open and tag >= _PIXELS and group != 0xFFFE:
-                return
+                # What tells how long they are is there too.
+                return tag in _PIXEL_DATA and position + 12 <= len(self._content)
             try:
                 position = self._past(tag, position, number, implicit)
             except error:
-                return
+                return False
             if position < 0:
-                return
+                return False
             self._check_held(position, number)
         raise Unreadable(f"the header has more than {MAX_ELEMENTS} elements")
 

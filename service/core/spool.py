@@ -123,12 +123,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+# Of a data set: `data_set_digest`, for who takes it while the bytes come.
+DataSetDigest = hashlib.sha256
+
+
 def data_set_digest(path: Path) -> str:
     """Return the SHA-256 of a Part 10 file's data set, without preamble and file meta information.
 
     The file meta is written by whoever stores, so the same data set from two senders differs in it.
     """
-    digest = hashlib.sha256()
+    digest = DataSetDigest()
     with path.open("rb") as stream:
         head = stream.read(144)
         # PS3.10 7.1: (0002,0000) UL comes first and tells the length of the rest of the group.

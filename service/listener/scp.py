@@ -33,7 +33,8 @@ from service.core.tls import RenewedContext
 from service.listener.callers import Callers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import commitment_context, storage_contexts, verification_context
-from service.listener.transport import Handler, Server, missing_internals
+from service.listener.transport import Handler, Server
+from service.listener.upper import missing_internals
 
 # Shorter than the supervisor waits: `service.commands.up`.
 _DRAIN_SECONDS = 15.0
@@ -292,14 +293,18 @@ def _data_set_of(event: Event) -> Iterator[None]:
 def _arrival(event: Event) -> Arrival:
     """Return what a C-STORE brought, all of it in its file."""
     request: Any = event.request
-    request._dataset_file.flush()
-    if fault := getattr(request._dataset_file, "fault", None):
+    file = request._dataset_file
+    file.flush()
+    if fault := getattr(file, "fault", None):
         raise fault
     arrival = Arrival(
         Path(request._dataset_path),
         event.assoc.requestor.ae_title.strip(),
         str(request.AffectedSOPClassUID),
         str(request.AffectedSOPInstanceUID),
+        # pynetdicom's own file, without `service.listener.upper`, has neither.
+        head=getattr(file, "head", None),
+        digest=getattr(file, "digest", None),
     )
     if arrival.sop_class_uid != str(event.context.abstract_syntax):
         arrival.path.unlink(missing_ok=True)

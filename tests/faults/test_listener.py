@@ -292,9 +292,13 @@ def test_a_request_that_is_none_frees_its_slot_at_once(tmp_path: Path) -> None:
     "sent",
     [
         [peers.p_data(b"\x00" * 4096, command=True, last=False)] * 1000,
-        [(peers.p_data(peers.store_rq(DX, "1.2.3"), command=True) + peers.p_data(b"\x00" * 64)) * 500],
+        [
+            peers.pdu(
+                peers.P_DATA, peers.p_data(peers.echo_rq(), peers.ECHO_CONTEXT_ID, command=True)[6:] * 500
+            )
+        ],
     ],
-    ids=["a command without end", "requests without waiting"],
+    ids=["a command without end", "requests without waiting, in one PDU"],
 )
 def test_what_would_pile_up_in_memory_is_aborted(running: Site, sent: list[bytes]) -> None:
     before = set(threading.enumerate())

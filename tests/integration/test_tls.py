@@ -20,8 +20,8 @@ from service.core.errors import TransientDelivery
 from service.core.settings import load
 from service.core.states import StudyState
 from service.core.wire_checks import examine_wire
+from service.listener.connection import shut
 from service.listener.scp import Listener
-from service.listener.transport import _shut
 from tests import factories
 from tests.certificates import Authority, Issued
 from tests.faults.peers import ASSOCIATE_AC, Peer
@@ -326,7 +326,7 @@ def test_a_connection_that_another_thread_ends_reads_no_ciphertext(pacs: Issued)
         with pacs.client().wrap_socket(here) as client, accepting.result(10) as server:
             client.sendall(b"a data set")
             assert select.select([server], [], [], 10)[0]
-            _shut(server)
+            shut(server)
             read = b""
             with suppress(OSError):
                 while part := server.recv(100):

@@ -1,0 +1,300 @@
+"""An object's entry in the ledger: what it becomes there, and what its coming changes in its study.
+
+One transaction an object. What is new is inserted by its table: an object of the session costs three times as
+much, and nothing here asks for one again.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, cast
+
+from sqlalchemy import Table, bindparam, insert, or_, select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.core import tally
+from service.core.copies import settle_copies
+from service.core.eligibility import Eligibility, Verdict, says_chest
+from service.core.errors import OutOfResources
+from service.core.header import Header
+from service.core.ledger import Ledger, now, record_event
+from service.core.live import Live
+from service.core.rejection import Note, apply_note, rejection_of
+from service.core.removal import pseudonym
+from service.core.retry import retry_instance
+from service.core.rules import Decision
+from service.core.settings import Settings
+from service.core.settlement import settle
+from service.core.spool import Spool
+from service.core.states import REPORTABLE_INSTANCES, InstanceState, StudyState
+from service.core.tables import Base, Instance, Rejection, Study, Subject, Tombstone, TombstoneInstance
+from service.core.terms import MODALITIES, PRESENTATION_INTENTS, VIEW_POSITIONS, term
+from service.core.tombstones import ignored_as_erased
+
+_STATE = {
+    Eligibility.CANDIDATE: InstanceState.RECEIVED,
+    Eligibility.NOT_ANALYSED: InstanceState.NOT_ANALYSED,
+    Eligibility.IGNORED: InstanceState.IGNORED,
+}
+
+
+class Outcome(StrEnum):
+    """What became of an object that was answered with success."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    IGNORED = "ignored"
+    ERASED = "erased"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is to be written of one object.
+
+    `kept` is the path of its file in the ledger's words, None when it has none; `calling_ae_title` is empty
+    when nobody knows who sent it.
+    """
+
+    header: Header
+    verdict: Verdict
+    decision: Decision
+    calling_ae_title: str
+    digest: str
+    size: int
+    kept: str | None
+    note: Note | None = None
+
+
+_STUDY = select(Study).where(Study.study_instance_uid == bindparam("study")).with_for_update()
+_KNOWN = select(Instance).where(
+    Instance.sop_instance_uid == bindparam("instance"), Instance.digest == bindparam("digest")
+)
+_ERASED = select(Tombstone.id).where(
+    or_(
+        Tombstone.study_instance_uid == bindparam("study"),
+        Tombstone.id.in_(
+            select(TombstoneInstance.tombstone_id).where(
+                TombstoneInstance.sop_instance_uid == bindparam("instance")
+            )
+        ),
+    )
+)
+# Whether there is anything of what is rare: each is then asked for by itself, and locked.
+_RARE = select(
+    _ERASED.limit(1).scalar_subquery(),
+    _KNOWN.with_only_columns(Instance.id).limit(1).scalar_subquery(),
+    select(Rejection.id)
+    .where(Rejection.study_id == bindparam("study_id"), Rejection.sop_instance_uid == bindparam("instance"))
+    .limit(1)
+    .scalar_subquery(),
+)
+
+
+class Recorder:
+    """Writes entries into the ledger."""
+
+    def __init__(self, ledger: Ledger, spool: Spool, settings: Settings, live: Live) -> None:
+        self._ledger = ledger
+        self._spool = spool
+        self._quiet = timedelta(seconds=settings.study_quiet_seconds)
+        self._longest = timedelta(seconds=settings.study_max_wait_seconds)
+        self._live = live
+
+    def record(self, entry: Entry) -> Outcome:
+        """Write an entry, on disk when this returns.
+
+        Raises
+        ------
+        OutOfResources
+            When the files of its study are being removed.
+        """
+        for last_try in (False, False, True):
+            try:
+                with self._ledger.write() as session:
+                    return self._record(session, entry)
+            except IntegrityError:
+                # Another sender committed the same study or instance first: the next look finds it.
+                if last_try:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _record(self, session: Session, entry: Entry) -> Outcome:
+        header, moment = entry.header, now()
+        names: dict[str, Any] = {"study": header.study_instance_uid, "instance": header.sop_instance_uid}
+        study = session.scalars(_STUDY, names).one_or_none()
+        # After the study's row is locked: who erases it holds that.
+        names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
+        erased, known, rejected = session.connection().execute(_RARE, names).one()
+        if erased is not None and ignored_as_erased(
+            session, header.study_instance_uid, header.sop_instance_uid
+        ):
+            return Outcome.ERASED
+        if study is not None and study.removing and entry.kept is not None:
+            raise OutOfResources("the files of its study are being removed just now")
+        if known is not None and study is not None:
+            found = session.scalars(_KNOWN.with_for_update(), names).first()
+            if found is not None:
+                return self._known(session, study, found, entry)
+        state, verdict = _STATE[entry.verdict.eligibility], entry.verdict
+        if rejected is not None and study is not None and state != InstanceState.IGNORED:
+            why = rejection_of(session, study, header.sop_instance_uid)
+            state, verdict = InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why or "")
+        if study is None:
+            study_id = self._new_study(session, header, verdict, moment)
+            subject_id = _new_subject(session, study_id, header)
+        else:
+            study_id, subject_id = study.id, _subject_id(session, study, header)
+            self._set_due(study, verdict, moment)
+        kept = None if verdict.eligibility is Eligibility.IGNORED else entry.kept
+        if study is not None and kept is not None:
+            study.expired_at = None
+        instance_id = _insert(
+            session,
+            Instance,
+            study_id=study_id,
+            subject_id=subject_id,
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            series_instance_uid=header.series_instance_uid,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+            digest=entry.digest,
+            state=state,
+            reason=verdict.reason or None,
+            received_at=moment,
+            ready_at=moment,
+            size=entry.size,
+            spool_path=kept,
+            calling_ae_title=entry.calling_ae_title[:16],
+            modality=term(header.modality, MODALITIES),
+            view_position=term(header.view_position, VIEW_POSITIONS),
+            presentation_intent_type=term(header.presentation_intent_type, PRESENTATION_INTENTS),
+            acquired_at=header.acquired_at,
+            patient_age_years=header.patient_age_years,
+            says_chest=says_chest(header),
+            decision=entry.decision.kept(),
+        )
+        if entry.note is not None:
+            arrival = session.get_one(Instance, instance_id)
+            apply_note(session, session.get_one(Study, study_id), arrival, entry.note, moment, self._quiet)
+        if study is not None and verdict.eligibility is Eligibility.NOT_ANALYSED:
+            settle_copies(session, study, header.sop_instance_uid)
+        if verdict.eligibility is not Eligibility.CANDIDATE:
+            tally.add(tally.FILMS, verdict.eligibility, tally.reason_class(verdict.reason), session=session)
+        record_event(
+            session,
+            study_id,
+            "received",
+            f"{header.sop_class_uid.name} from {entry.calling_ae_title or 'a file of a listener that died'}",
+        )
+        if self._live.settings.rules and state != InstanceState.IGNORED:
+            record_event(session, study_id, "rule", str(entry.decision))
+        return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
+
+    def _new_study(self, session: Session, header: Header, verdict: Verdict, moment: datetime) -> int:
+        study = Study(
+            study_instance_uid=header.study_instance_uid, state=StudyState.RECEIVING, received_at=moment
+        )
+        self._set_due(study, verdict, moment)
+        given = ("study_instance_uid", "state", "received_at", "first_eligible_at", "due_at")
+        return _insert(session, Study, **{name: getattr(study, name) for name in given})
+
+    def _known(self, session: Session, study: Study, known: Instance, entry: Entry) -> Outcome:
+        """Answer for an object that is in the ledger already; bytes that got lost are taken again."""
+        kept = entry.kept
+        if kept is not None and known.spool_path == kept:
+            return Outcome.STORED  # adopted while its listener waited for the ledger
+        if kept is not None and known.spool_path is None and _is_needed(study, known):
+            self._take_back(session, study, known, kept, entry.header)
+            return Outcome.STORED
+        if known.spool_path and not self._spool.absolute(known.spool_path).exists():
+            known.spool_path, known.last_error = kept, None
+            if known.state == InstanceState.FAILED:
+                retry_instance(study, known)
+            settle(session, study)
+            record_event(session, study, "restored", "the bytes of an object were lost and came again")
+            return Outcome.STORED
+        record_event(session, study, "duplicate", "an object was sent again unchanged")
+        return Outcome.DUPLICATE
+
+    def _take_back(self, session: Session, study: Study, known: Instance, kept: str, header: Header) -> None:
+        """Keep an object again whose file retention took, and analyse its study anew."""
+        known.spool_path, known.last_error = kept, None
+        known.subject_id = _subject_id(session, study, header)
+        if known.state == InstanceState.NOT_ANALYSED:
+            study.build += 1
+        else:
+            retry_instance(study, known)
+        study.expired_at = study.wanted = None
+        study.due_at = now() + self._quiet
+        if study.state != StudyState.HELD:
+            study.state, study.reason = StudyState.RECEIVING, None
+        settle(session, study)
+        record_event(session, study, "restored", "an object whose file was removed came again")
+
+    def _set_due(self, study: Study, verdict: Verdict, moment: datetime) -> None:
+        """Restart the quiet time for a candidate; another radiograph only starts one that does not run.
+
+        What is ignored changes nothing, but a study of nothing else is concluded too.
+        """
+        if verdict.eligibility is Eligibility.CANDIDATE:
+            study.first_eligible_at = study.first_eligible_at or moment
+            study.due_at = min(moment + self._quiet, study.first_eligible_at + self._longest)
+            if study.state != StudyState.HELD:
+                study.state = StudyState.RECEIVING
+        elif study.due_at is None and (
+            verdict.eligibility is Eligibility.NOT_ANALYSED or study.state == StudyState.RECEIVING
+        ):
+            study.due_at = moment + self._quiet
+
+
+def _insert(session: Session, table: type[Base], **values: Any) -> int:
+    """Insert a row and return its id."""
+    done = session.connection().execute(insert(cast(Table, table.__table__)), values)
+    return int(done.inserted_primary_key[0])  # type: ignore[index]
+
+
+def _is_needed(study: Study, known: Instance) -> bool:
+    """Return whether an object without its file is taken in again: its study is at work, or asks for it."""
+    return known.state in REPORTABLE_INSTANCES and (study.expired_at is None or study.wanted is not None)
+
+
+def _new_subject(session: Session, study_id: int, header: Header) -> int:
+    """Insert the patient of a study's first object."""
+    given = header.subject
+    return _insert(
+        session,
+        Subject,
+        study_id=study_id,
+        patient_id=given.patient_id,
+        issuer_of_patient_id=given.issuer_of_patient_id,
+        patient_name=given.patient_name,
+        patient_birth_date=given.patient_birth_date,
+        patient_sex=given.patient_sex,
+        accession_number=given.accession_number,
+    )
+
+
+def _subject_id(session: Session, study: Study, header: Header) -> int:
+    """Return the row of the patient named by `header`; the newest spelling of a name is the current one."""
+    given = header.subject
+    names = [(given.patient_id, given.issuer_of_patient_id)]
+    names.append((pseudonym(session, *names[0]), ""))
+    subject = session.scalars(
+        select(Subject).where(
+            Subject.study_id == study.id,
+            tuple_(Subject.patient_id, Subject.issuer_of_patient_id).in_(names),
+        )
+    ).one_or_none()
+    if subject is None:
+        return _new_subject(session, study.id, header)
+    subject.patient_id, subject.issuer_of_patient_id = names[0]
+    if (subject.accession_number, subject.patient_name) != (given.accession_number, given.patient_name):
+        # The newest word counts: of the archive that corrected the images, or of corrected images.
+        subject.told = subject.told_by = None
+    subject.patient_name = given.patient_name
+    subject.patient_birth_date = given.patient_birth_date
+    subject.patient_sex = given.patient_sex
+    subject.accession_number = given.accession_number
+    session.flush()
+    return subject.id
