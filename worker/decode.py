@@ -8,6 +8,7 @@ No attribute that identifies a patient is read.
 
 import hashlib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +34,9 @@ MAX_PIXELS = 100_000_000
 LONG_SIDE = 1024
 """Upper bound of a film's longer side in pixels."""
 
+TOLERANCE = 32
+"""How far a table may be from a clip and a straight line to be taken for one, of `WHITE`: 0.0005."""
+
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _PIXEL_DATA = Tag("PixelData")
 _TAGS: list[BaseTag | int] = [
@@ -53,7 +57,8 @@ _TAGS: list[BaseTag | int] = [
 _LUMA = (0.299, 0.587, 0.114)  # Y of YBR_FULL, PS3.3 C.7.6.3.1.2
 # A grey film that went through a colour JPEG comes back with channels this far apart, in 1/255.
 _GREY_SPREAD = 8
-_BAND = 64
+
+Shown = tuple[npt.NDArray[np.uint16], tuple[str, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +98,7 @@ def decode(path: Path) -> Film:
         When the file itself cannot be opened or read.
     """
     with path.open("rb") as file, warnings.catch_warnings():
-        # pydicom's warnings repeat header values. Each process of the decode pool has one thread.
+        # pydicom's warnings repeat header values. Only this thread of a decode process warns.
         warnings.simplefilter("ignore")
         try:
             return _decode(file)
@@ -113,18 +118,78 @@ def _decode(file: BinaryIO) -> Film:
     dataset, element = _read(file)
     layout = _layout(dataset)
     pixels = stored_values(file, element, layout)
-    flags: tuple[str, ...] = ()
     if layout.samples == 1:
-        index = _table_index(pixels, layout, element.syntax)
-        digest = _digest(index, layout)
-        table, flags = _table(dataset, layout.stored, index)
+        pixels = _table_index(pixels, layout, element.syntax)
+    # Hashing takes as long as all the rest, and a second core where there is one.
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(_digest, pixels, layout)
+        film, flags = _grey(dataset, layout, pixels) if layout.samples == 1 else _coloured(layout, pixels)
+    return Film(film, layout.rows, layout.columns, digest.result(), flags)
+
+
+def _grey(dataset: Dataset, layout: Layout, index: npt.NDArray[Any]) -> Shown:
+    """The film of one sample per pixel, and what is to be said of it."""
+    held = int(index.min()), int(index.max())
+    padding = padding_range(dataset, layout.stored)
+    occupied = _without(index, held, padding) if padding else held
+    table, flags = display_table(dataset, layout.stored, occupied)
+    if padding:
+        table[padding[0] : padding[1] + 1] = 0
+    return reduced(index, table, held), flags
+
+
+def _coloured(layout: Layout, pixels: npt.NDArray[Any]) -> Shown:
+    """The film of three samples per pixel, and what is to be said of it."""
+    luminance, coloured = _luminance(pixels)
+    table = np.rint(np.linspace(0, WHITE, 1 << layout.stored.bits)).astype(np.uint16)
+    flags = ("a colour picture: shown by its luminance",) if coloured else ()
+    return reduced(luminance, table, (int(luminance.min()), int(luminance.max()))), flags
+
+
+def reduced(
+    index: npt.NDArray[Any], table: npt.NDArray[np.uint16], held: tuple[int, int]
+) -> npt.NDArray[np.uint16]:
+    """Put a film through its table and reduce it.
+
+    A window is a clip and a straight line, and a straight line can wait until the film is small.
+
+    Parameters
+    ----------
+    index
+        (rows, columns) uint8 or uint16.
+    table
+        The P-value of each index.
+    held
+        Lowest and highest index there is in the film.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint16, as `Film.pixels`: the block means of what the table gives for every pixel, to within
+        `TOLERANCE` + 1.
+    """
+    # Without a reduction there is nothing to gain.
+    line = _line(table[held[0] : held[1] + 1]) if max(index.shape) > LONG_SIDE else None
+    if line is None:
+        film = reduce(index, LONG_SIDE, lambda band: np.take(table, band, mode="clip"))
     else:
-        digest = _digest(pixels, layout)
-        index, coloured = _luminance(pixels)
-        table = np.rint(np.linspace(0, WHITE, 1 << layout.stored.bits)).astype(np.uint16)
-        flags = ("a colour picture: shown by its luminance",) if coloured else ()
-    film = np.rint(reduce(_looked_up(table, index), LONG_SIDE)).astype(np.uint16)
-    return Film(film, layout.rows, layout.columns, digest, flags)
+        low, high = held[0] + line[0], held[0] + line[1]
+        clips = (low, high) != held
+        film = reduce(index, LONG_SIDE, (lambda band: np.clip(band, low, high)) if clips else None)
+        film -= low
+        film *= (float(table[high]) - float(table[low])) / max(high - low, 1)
+        film += table[low]
+    return np.rint(film, out=film).astype(np.uint16)
+
+
+def _line(table: npt.NDArray[np.uint16]) -> tuple[int, int] | None:
+    """First and last entry of the straight part of a table that is level before and after it; None: it bends."""
+    rising = np.flatnonzero(table[1:] != table[:-1])
+    if rising.size == 0:
+        return 0, 0
+    first, last = int(rising[0]), int(rising[-1]) + 1
+    straight = np.interp(np.arange(len(table)), (first, last), (int(table[first]), int(table[last])))
+    return (first, last) if np.abs(straight - table).max() <= TOLERANCE else None
 
 
 def _read(file: BinaryIO) -> tuple[Dataset, Element]:
@@ -215,30 +280,20 @@ def _table_index(pixels: npt.NDArray[Any], layout: Layout, syntax: UID) -> npt.N
     return words ^ (1 << (bits - 1)) if layout.stored.signed else words
 
 
-def _looked_up(table: npt.NDArray[np.uint16], index: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    """Put every pixel through the table, band by band and in place where the index is ours: no new pages."""
-    shown = (
-        index if index.flags.writeable and index.dtype == table.dtype else np.empty(index.shape, np.uint16)
-    )
-    for top in range(0, len(index), _BAND):
-        band = slice(top, top + _BAND)
-        shown[band] = np.take(table, index[band], mode="clip")
-    return shown
-
-
-def _table(
-    dataset: Dataset, stored: StoredRange, index: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.uint16], tuple[str, ...]]:
-    padding = padding_range(dataset, stored)
-    film = index
-    if padding is not None and index.min() <= padding[1] and index.max() >= padding[0]:
-        film = index[(index < padding[0]) | (index > padding[1])]
-        if film.size == 0:
-            raise Undecodable("every pixel is padding")
-    table, flags = display_table(dataset, stored, (int(film.min()), int(film.max())))
-    if padding is not None:
-        table[padding[0] : padding[1] + 1] = 0
-    return table, flags
+def _without(
+    index: npt.NDArray[Any], held: tuple[int, int], padding: tuple[int, int]
+) -> tuple[int, int]:
+    """Lowest and highest index among the pixels that are no padding."""
+    low, high = held
+    # Subtraction wraps round: what lies beyond the padding comes first, or last.
+    if padding[0] <= low <= padding[1]:
+        beyond = (padding[1] + 1) & np.iinfo(index.dtype).max
+        low = (int((index - index.dtype.type(beyond)).min()) + beyond) & np.iinfo(index.dtype).max
+    if padding[0] <= high <= padding[1]:
+        high = (int((index - index.dtype.type(padding[0])).max()) + padding[0]) & np.iinfo(index.dtype).max
+    if padding[0] <= low <= padding[1]:
+        raise Undecodable("every pixel is padding")
+    return low, high
 
 
 def _luminance(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool]:

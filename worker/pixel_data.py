@@ -4,6 +4,8 @@ Nothing here trusts the data: a native value must be long enough, RLE is unpacke
 announced size, and a codestream must hold the announced picture before a codec allocates for it.
 """
 
+import mmap
+import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -119,9 +121,12 @@ def stored_values(file: BinaryIO, element: Element, layout: Layout) -> npt.NDArr
             size = size // 3 * 2
         if element.length == _UNDEFINED_LENGTH:
             raise Undecodable("compressed pixel data under an uncompressed transfer syntax")
-        value = file.read(min(size + size % 2, element.length))
-        if len(value) < size:
-            raise Undecodable(f"the pixel data is cut short: {len(value)} of {size} bytes")
+        # Mapped rather than read: five million pixels need no second place in memory.
+        there = min(size + size % 2, element.length, os.fstat(file.fileno()).st_size - element.offset)
+        if there < size:
+            raise Undecodable(f"the pixel data is cut short: {max(there, 0)} of {size} bytes")
+        mapped = mmap.mmap(file.fileno(), element.offset + there, access=mmap.ACCESS_READ)
+        value = memoryview(mapped)[element.offset :]
         options |= {"pixel_vr": element.vr, "view_only": True, "correct_unused_bits": False}
         return get_decoder(element.syntax).as_array(value, index=0, **options)[0]
 
