@@ -66,8 +66,7 @@ class DoorProcess(Gateway):
 
     def start(self) -> Self:
         self.choose_ports()
-        made = self.run("migrate")
-        assert made.returncode == 0, made.stderr
+        migrated(load(data_dir=self.data_dir, database_url=self.settings.get("database_url")).sqlalchemy_url)
         return super().start()
 
     @property
