@@ -27,6 +27,7 @@ DEBIAN_PACKAGES := \
 	rsyslog-gnutls:/usr/lib/*/rsyslog/lmnsd_gtls.so \
 	postgresql:/usr/lib/postgresql/*/bin/initdb \
 	strace:/usr/bin/strace \
+	iproute2:/usr/sbin/ip \
 	openssl:/usr/bin/openssl \
 	poppler-utils:/usr/bin/pdftotext \
 	default-jre-headless:/usr/bin/java \

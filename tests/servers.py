@@ -223,13 +223,17 @@ class Redis(Server):
         self.appendonly = appendonly
 
     @property
+    def address(self) -> str:
+        return "127.0.0.1"
+
+    @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.address}:{self.port}/0"
 
     @property
     def client(self) -> redis.Redis:
         """A client of the server, which asks once."""
-        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        return redis.Redis(host=self.address, port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def command(self) -> list[str]:
         persistence = "--appendonly yes --appendfsync always" if self.appendonly else "--appendonly no"
@@ -273,6 +277,10 @@ class PostgreSQL(Server):
         ]
 
     @property
+    def address(self) -> str:
+        return "127.0.0.1"
+
+    @property
     def data(self) -> Path:
         return self.folder / "cluster"
 
@@ -290,7 +298,7 @@ class PostgreSQL(Server):
 
     def url(self, database: str = "postgres") -> str:
         """Return the SQLAlchemy URL of one of the databases."""
-        return f"postgresql+psycopg://{self.user}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://{self.user}@{self.address}:{self.port}/{database}"
 
     def fresh_url(self, template: str = "template1") -> str:
         """Create a database, empty or a copy of another one, and return its SQLAlchemy URL."""
@@ -314,7 +322,7 @@ class PostgreSQL(Server):
         self.stop()
 
     def _conninfo(self, database: str) -> str:
-        return f"host=127.0.0.1 port={self.port} user={self.user} dbname={database}"
+        return f"host={self.address} port={self.port} user={self.user} dbname={database}"
 
     def _initialise(self) -> None:
         account = self.account if os.geteuid() == 0 else None
@@ -759,6 +767,7 @@ def storescu(
     port: int,
     *extra: str,
     calling_aet: str = "TEST",
+    address: str = "127.0.0.1",
     timeout: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Push files or folders with dcmtk's storescu, in the transfer syntax each of them has.
@@ -768,7 +777,7 @@ def storescu(
     paths
         Files, or folders that are searched to the bottom.
     aet, port
-        Called AE title, and the port on 127.0.0.1.
+        Called AE title, and the port at `address`.
     extra
         More options of storescu; one that proposes syntaxes (``-x…``, ``-R``) replaces the files' own.
     calling_aet
@@ -795,7 +804,7 @@ def storescu(
             configuration.write_text(profile, encoding="ascii")
             command += ["-xf", str(configuration), "Default"]
         return subprocess.run(
-            [*command, "127.0.0.1", str(port), *(str(file) for file in files if file.is_file())],
+            [*command, address, str(port), *(str(file) for file in files if file.is_file())],
             # Nagle's algorithm and delayed acknowledgements cost 40 ms an object.
             env={**os.environ, "TCP_NODELAY": "1"},
             capture_output=True,
