@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,11 @@ class _Pushed:
     outcome: dict[str, Any] = field(default_factory=dict)
 
 
-def demo(paths: list[Path], out: Path) -> int:
-    """Run the demo and print its table; return 0 only when every report arrived."""
+def demo(paths: list[Path], out: Path, look: Callable[[str], None] | None = None) -> int:
+    """Run the demo and print its table; return 0 only when every report arrived.
+
+    `look` is called with the gateway's address when all is done, before it is stopped.
+    """
     screen = console()
     _check_weights()
     with tempfile.TemporaryDirectory(prefix="hilum-demo-") as folder:
@@ -81,6 +84,8 @@ def demo(paths: list[Path], out: Path) -> int:
                         task, description=f"waiting for the report of study {number} of {len(studies)}"
                     )
                     study.outcome = _finished(http_port, study)
+                if look is not None:
+                    look(f"http://127.0.0.1:{http_port}")
     return _show(screen, studies, pacs, out)
 
 
