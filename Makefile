@@ -37,7 +37,7 @@ DEBIAN_PACKAGES := \
 	npm:$(or $(shell command -v npm),/usr/bin/npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test test-long soak lock audit sbom licences conformance format clean
+.PHONY: help venv demo check test test-long soak lock audit sbom licences conformance screenshots format clean
 .PHONY: debian-packages ohif axe
 
 help: ## Show this list
@@ -71,6 +71,9 @@ soak: venv debian-packages ## Push 1,000 studies while everything is killed at r
 
 conformance: venv ## Write deploy/conformance.md anew from its template and the code
 	$(BIN)/python deploy/conformance.py
+
+screenshots: venv debian-packages ## Write the pictures of the README anew, from the demo in Chromium
+	$(BIN)/python deploy/screenshots/take.py
 
 lock: venv ## Write deploy/locks anew: the newest packages that pyproject.toml allows, with hashes
 	$(BIN)/python deploy/lock.py

@@ -16,6 +16,7 @@ from service.api.mends import (
     away_steps,
     delivery_steps,
     failure_steps,
+    note_hint,
     pending_steps,
     reason_steps,
 )
@@ -107,7 +108,8 @@ def notes(study: StudyOut, answer: Answer) -> list[str]:
     """Return what else needs a person, beside what `answer` says already."""
     told = " ".join([answer.said, *answer.why, study.reason or ""]).lower()
     parts = [part for part in (study.attention or "").split("; ") if part]
-    return [_sentence(part) for part in parts if part.split(": ", 1)[-1].lower() not in told]
+    said = [part for part in parts if part.split(": ", 1)[-1].lower() not in told]
+    return [f"{_sentence(part)} {note_hint(part)}".rstrip() for part in said]
 
 
 def _sentence(text: str) -> str:

@@ -309,6 +309,17 @@ def delivery_steps(error: str) -> Sequence[Step]:
     return _first(_REFUSALS, error, _ANY_REFUSAL)
 
 
+def note_hint(attention: str) -> str:
+    """Return what to do about something that needs a person beside the report, in a sentence or none."""
+    if "other pixels" in attention:
+        return (
+            "Ask who sent it. If the later film is right, have it sent under a SOP Instance UID of its own."
+        )
+    if "could not be compared" in attention:
+        return "Have it sent again from where it came, or press Retry once it can be decoded."
+    return ""
+
+
 def pending_steps(error: str) -> Sequence[Step]:
     """Return what to do about a report that a destination has not taken yet."""
     return _first(_NOT_YET, error, _ANY_NOT_YET)

@@ -31,15 +31,16 @@ def problem(
     detail: Any,
     headers: Mapping[str, str] | None = None,
     steps: Sequence[Step] = (),
+    title: str = "",
 ) -> Response:
-    """Return the answer to a request that is not served; `steps` are for people."""
+    """Return the answer to a request that is not served; `steps` and `title` are for people."""
     path = request.scope["path"]
     if not is_page(path):
         return JSONResponse({"detail": detail}, status, headers)
     if status == 401:
         back = "" if path == "/" else f"?next={quote(path)}"
         return RedirectResponse(f"/login{back}", 303)
-    title = HTTPStatus(status).phrase
+    title = title or HTTPStatus(status).phrase
     return page("problem.html", status, headers, title=title, detail=detail, steps=steps, caller=None)
 
 
@@ -61,4 +62,5 @@ async def on_validation_error(request: Request, fault: Exception) -> Response:
 async def on_ledger_away(request: Request, fault: Exception) -> Response:
     """Say that the ledger does not answer."""
     detail = f"the ledger cannot be reached ({type(fault).__name__})"
-    return problem(request, 503, detail, steps=LEDGER_STEPS)
+    title = "No study can be shown: the ledger, which is the database of Hilum, does not answer"
+    return problem(request, 503, detail, steps=LEDGER_STEPS, title=title)

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,11 @@ class _Pushed:
     outcome: dict[str, Any] = field(default_factory=dict)
 
 
-def demo(paths: list[Path], out: Path) -> int:
-    """Run the demo and print its table; return 0 only when every report arrived."""
+def demo(paths: list[Path], out: Path, look: Callable[[str], None] | None = None) -> int:
+    """Run the demo and print its table; return 0 only when every report arrived.
+
+    `look` is called with the gateway's address when all is done, before it is stopped.
+    """
     screen = console()
     _check_weights()
     with tempfile.TemporaryDirectory(prefix="hilum-demo-") as folder:
@@ -76,6 +79,8 @@ def demo(paths: list[Path], out: Path) -> int:
                         task, description=f"waiting for the report of study {number} of {len(studies)}"
                     )
                     study.outcome = _finished(gateway, study)
+                if look is not None:
+                    look(f"http://127.0.0.1:{gateway.http_port}")
     return _show(screen, studies, pacs, out)
 
 
