@@ -9,6 +9,7 @@ order that turns; medians of the rounds. CPU and memory (PSS) are of the receive
 """
 
 import argparse
+import hashlib
 import itertools
 import os
 import shutil
@@ -236,6 +237,14 @@ def set_up(receiver: Receiver, count: int, contexts: int) -> float:
     return 1000 * (cpu_seconds(process) - before) / count
 
 
+def yardstick() -> float:
+    """Return milliseconds of CPU for SHA-256 over 10 MB: what a busy machine makes of 7.4 on a quiet one."""
+    content = bytes(10_240_000)
+    before = time.thread_time()
+    hashlib.sha256(content).digest()
+    return 1000 * (time.thread_time() - before)
+
+
 def _request(called: str, classes: list[str]) -> bytes:
     whole = peers.associate_rq(called=called)
     more = b"".join(
@@ -284,6 +293,7 @@ def main() -> None:
     names = given.only.split(",")
     found: dict[tuple[str, int, str], list[tuple[float, ...]]] = defaultdict(list)
     opened: dict[tuple[int, str], list[tuple[float, ...]]] = defaultdict(list)
+    sticks: list[float] = []
     with ExitStack() as running:
         running.callback(shutil.rmtree, folder, ignore_errors=True)
         receivers = {name: running.enter_context(RECEIVERS[name]()) for name in names}
@@ -294,6 +304,7 @@ def main() -> None:
         for turn in range(given.rounds):
             order = names[turn % len(names) :] + names[: turn % len(names)]
             for corpus, associations in kinds:
+                sticks.append(yardstick())
                 for name in order:
                     found[corpus.name, associations, name].append(
                         send(receivers[name], corpus, associations, profile)
@@ -301,7 +312,8 @@ def main() -> None:
             for contexts in (1, 120):
                 for name in order:
                     opened[contexts, name].append((set_up(receivers[name], 30, contexts),))
-    print(f"{given.rounds} rounds, medians; load average {os.getloadavg()[0]:.1f}")
+    load, stick = os.getloadavg()[0], statistics.median(sticks)
+    print(f"{given.rounds} rounds, medians; load average {load:.1f}, SHA-256 of 10 MB {stick:.1f} ms of CPU")
     print(f"{'':8} {'':>5} " + " ".join(f"{name:^26}" for name in names) + "  hilum / orthanc, / storescp")
     print(
         f"{'objects':8} {'assoc':>5} " + " ".join(f"{'img/s':>8} {'CPU ms':>8} {'PSS MB':>8}" for _ in names)

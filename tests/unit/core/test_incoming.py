@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
 
 from service.core.errors import OutOfResources
+from service.core.header import Head, read_header
 from service.core.incoming import IncomingFile, IncomingPart10, remove_leftovers
 from service.core.spool import data_set_digest
 from tests import factories
@@ -30,6 +32,39 @@ def test_a_byte_too_many_removes_the_file_and_the_rest_is_dropped(tmp_path: Path
     assert not list(tmp_path.iterdir())
     assert file.write(bytes(10)) == 10
     file.close()
+
+
+@pytest.mark.parametrize("size", [1, 5_000_000])
+def test_digest_and_head_are_those_of_the_file(tmp_path: Path, size: int) -> None:
+    film = factories.phantom_chest()
+    film.add_new(0x00091010, "OB", bytes(size + size % 2))
+    path = factories.write(film, tmp_path / "sent")
+    content, meta = path.read_bytes(), dcmread(path).file_meta
+    start = 144 + meta.FileMetaInformationGroupLength
+    file = IncomingFile(tmp_path, len(content))
+    assert (file.digest, file.head) == (None, None)
+    file.begin(meta)
+    for at in range(start, len(content), 99_999):
+        file.write(memoryview(content)[at : at + 99_999])
+    file.close()
+    assert file.digest == data_set_digest(file.path) == data_set_digest(path)
+    assert file.head is not None
+    assert read_header(file.path, file.head) == read_header(file.path)
+    assert file.path.read_bytes().startswith(file.head.content)
+    assert len(file.head.content) <= 64 * 1024
+
+
+def test_a_header_in_memory_that_is_cut_off_is_read_from_the_file(tmp_path: Path) -> None:
+    film = factories.phantom_chest()
+    path = factories.write(film, tmp_path)
+    start = 144 + dcmread(path).file_meta.FileMetaInformationGroupLength
+    for size in (start, start + 300, path.read_bytes().index(b"\xe0\x7f\x10\x00") + 11):
+        head = Head(path.read_bytes()[:size], start, ExplicitVRLittleEndian)
+        assert read_header(path, head) == read_header(path)
+        with pytest.raises(FileNotFoundError):
+            read_header(tmp_path / "gone", head)
+    whole = Head(path.read_bytes()[: size + 1], start, ExplicitVRLittleEndian)
+    assert read_header(tmp_path / "gone", whole) == read_header(path)
 
 
 @pytest.mark.parametrize("size", [1, 100, 128, 129, 1000])
