@@ -57,7 +57,7 @@ class Region:
     def alive(self) -> set[str]:
         """Return the hosts that have given a sign of life."""
         with self.ledger.read() as session:
-            return {name.split(":")[0] for name in session.scalars(select(Heartbeat.process))}
+            return {name.split(":")[1] for name in session.scalars(select(Heartbeat.process))}
 
     def push(self, listener: str, *films: Path) -> int:
         role = self.roles[listener]

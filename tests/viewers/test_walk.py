@@ -25,7 +25,7 @@ from tests.faults.peers import Peer
 from tests.pipeline import film
 from tests.servers import Gateway, Orthanc, PostgreSQL, Redis, StoreScp, eventually
 
-pytestmark = [pytest.mark.viewer, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.viewer, pytest.mark.long, pytest.mark.timeout(300)]
 _PATIENCE = 60.0
 _RULES = """
 [destinations.PACS]
