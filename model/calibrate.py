@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 
 Values = npt.NDArray[Any]
 
@@ -51,6 +50,9 @@ def balanced_weights(labels: Values) -> Values:
 
 def platt(logits: Values, labels: Values) -> tuple[float, float]:
     """Fit slope and intercept by maximum likelihood, both classes counting the same."""
+    # A second of every start, for what only training needs.
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
     model = LogisticRegression(C=1e6)
     model.fit(logits.reshape(-1, 1), labels, sample_weight=balanced_weights(labels) * len(labels))
     return float(model.coef_[0, 0]), float(model.intercept_[0])

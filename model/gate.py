@@ -23,8 +23,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.covariance import LedoitWolf
-from sklearn.decomposition import PCA
 from torch import nn
 
 from model.network import WIDTHS, Explained
@@ -147,6 +145,10 @@ def fit_gate(
         (m,) numbers from 0 without a gap: the kind of each counterexample. Default: all are of one kind.
     """
     coarse = _coarse(chests)
+    # A second of every start, for what only training needs.
+    from sklearn.covariance import LedoitWolf  # noqa: PLC0415
+    from sklearn.decomposition import PCA  # noqa: PLC0415
+
     body = PCA(min(DIRECTIONS, len(coarse) - 1), svd_solver="randomized", random_state=seed).fit(coarse)
     spread = LedoitWolf().fit(body.transform(coarse))
     values, vectors = np.linalg.eigh(spread.covariance_)

@@ -67,7 +67,7 @@ class Region:
 
     def done(self) -> int:
         with self.ledger.read() as session:
-            query = select(func.count()).where(Study.state == StudyState.CONFIRMED)
+            query = select(func.count()).where(Study.state.in_((StudyState.DELIVERED, StudyState.CONFIRMED)))
             return session.scalar(query) or 0
 
     def wait_for(self, count: int) -> None:
@@ -75,7 +75,7 @@ class Region:
             return "\n".join(f"--- {name}\n{role.log()[-3000:]}" for name, role in self.roles.items())
 
         try:
-            eventually(lambda: self.done() == count, _SECONDS, f"{count} confirmed studies", 0.5)
+            eventually(lambda: self.done() == count, _SECONDS, f"{count} delivered studies", 0.5)
         except Exception as late:
             raise AssertionError(f"{late}\n{said()}") from None
 
