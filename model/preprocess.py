@@ -27,7 +27,10 @@ CENTRE = 0.8
 """Share of each side whose grey values set the stretch: collimation and burnt-in text sit outside it."""
 
 PERCENTILES = (1.0, 99.0)
-_BAND = 24
+_BAND = 48
+_MOST_ADDED = 128
+"""So many squared pixels of 16 bits fit into 31 bits."""
+
 MEAN, SPREAD = 0.5, 0.25
 
 
@@ -221,20 +224,21 @@ def _checked(grey: Grey) -> Grey:
 
 
 def _sum_type(grey: Grey, factor: int) -> npt.DTypeLike:
-    """The narrowest type that holds the sum of `factor` x `factor` of these pixels: the narrower, the faster."""
-    if grey.dtype.kind == "f" or grey.dtype.itemsize > 2:
+    """The narrowest type that holds the sum of `factor` x `factor` of these pixels: the fastest one."""
+    if grey.dtype.kind == "f" or grey.dtype.itemsize > 2 or factor > _MOST_ADDED:
         return np.float32
-    largest = factor * factor * max(int(grey.max()), -int(grey.min()))
-    if grey.dtype.kind == "u" and largest <= np.iinfo(np.uint16).max:
+    if grey.dtype.kind == "u" and factor * factor * int(grey.max()) <= np.iinfo(np.uint16).max:
         return np.uint16
-    return np.int32 if largest <= np.iinfo(np.int32).max else np.float32
+    return np.int32
 
 
 def _block_sums(grey: Grey, factor: int, kind: npt.DTypeLike) -> Grey:
     """Sum of every `factor` rows; the last block may have fewer."""
+    if factor == 1:
+        return grey
     whole = len(grey) // factor * factor
-    sums = grey[:whole:factor].astype(kind)
-    for offset in range(1, factor):
+    sums = np.add(grey[:whole:factor], grey[1:whole:factor], dtype=kind)
+    for offset in range(2, factor):
         sums += grey[offset:whole:factor]
     if whole < len(grey):
         sums = np.concatenate([sums, grey[whole:].sum(axis=0, dtype=kind, keepdims=True)])

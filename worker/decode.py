@@ -183,7 +183,7 @@ def reduced(
 
 
 def _line(table: npt.NDArray[np.uint16]) -> tuple[int, int] | None:
-    """First and last entry of the straight part of a table that is level before and after it; None: it bends."""
+    """First and last entry of the straight part of a table that is level elsewhere; None: it bends."""
     rising = np.flatnonzero(table[1:] != table[:-1])
     if rising.size == 0:
         return 0, 0
@@ -275,14 +275,12 @@ def _table_index(pixels: npt.NDArray[Any], layout: Layout, syntax: UID) -> npt.N
     words = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{layout.allocated // 8}")
     if syntax not in PLUGINS and layout.high_bit + 1 > bits:
         words = words >> (layout.high_bit + 1 - bits)
-    if bits < layout.allocated:
+    if bits < layout.allocated and (layout.stored.signed or int(words.max()) >> bits):
         words = words & ((1 << bits) - 1)
     return words ^ (1 << (bits - 1)) if layout.stored.signed else words
 
 
-def _without(
-    index: npt.NDArray[Any], held: tuple[int, int], padding: tuple[int, int]
-) -> tuple[int, int]:
+def _without(index: npt.NDArray[Any], held: tuple[int, int], padding: tuple[int, int]) -> tuple[int, int]:
     """Lowest and highest index among the pixels that are no padding."""
     low, high = held
     # Subtraction wraps round: what lies beyond the padding comes first, or last.

@@ -126,9 +126,9 @@ def stored_values(file: BinaryIO, element: Element, layout: Layout) -> npt.NDArr
         if there < size:
             raise Undecodable(f"the pixel data is cut short: {max(there, 0)} of {size} bytes")
         mapped = mmap.mmap(file.fileno(), element.offset + there, access=mmap.ACCESS_READ)
-        value = memoryview(mapped)[element.offset :]
+        native = memoryview(mapped)[element.offset :]
         options |= {"pixel_vr": element.vr, "view_only": True, "correct_unused_bits": False}
-        return get_decoder(element.syntax).as_array(value, index=0, **options)[0]
+        return get_decoder(element.syntax).as_array(native, index=0, **options)[0]
 
     if element.length != _UNDEFINED_LENGTH:
         raise Undecodable("uncompressed pixel data under a compressed transfer syntax")

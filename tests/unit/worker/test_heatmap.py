@@ -259,6 +259,7 @@ def test_film_becomes_a_grey_png_of_eight_bits_and_an_overlay_a_coloured_one() -
         assert (grey.mode, grey.size) == ("L", (50, 60))
         assert (rgb.mode, rgb.size) == ("RGB", (50, 60))
         np.testing.assert_array_equal(np.asarray(grey), shown >> 8)
+        np.testing.assert_array_equal(np.asarray(rgb), overlay(shown, activation()))
 
 
 def test_the_map_alone_laid_over_the_film_looks_as_in_the_heat_map() -> None:
