@@ -58,8 +58,8 @@ class Connection(AssociationSocket):
         self._end = 0.0
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
-        # Of it, what was read and not yet used lies from `_begin` to `_filled`.
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        # Of it, what was read and not yet used lies from `_begin` to `_filled`; made for the first data set.
+        self._buffer = memoryview(b"")
         self._begin = self._filled = 0
         # Bytes to come of the PDU and of the fragment that are being read.
         self._pdu = self._fragment = 0
@@ -97,17 +97,29 @@ class Connection(AssociationSocket):
             self._end = time.monotonic() + self._bounds.pdu
         content = self._ahead[:nr_bytes]
         del self._ahead[:nr_bytes]
+        held = self._buffer[self._begin : min(self._filled, self._begin + nr_bytes - len(content))]
+        self._begin += len(held)
+        content += held
+        if len(content) == nr_bytes:
+            return content
+        connection = self.socket
+        if connection is None:
+            raise ConnectionAbortedError
         try:
             if nr_bytes > LONGEST_PDU:
                 raise PduTooLong
-            while len(content) < nr_bytes and (self._begin < self._filled or self._fill()):
-                taken = self._buffer[self._begin : min(self._filled, self._begin + nr_bytes - len(content))]
-                content += taken
-                self._begin += len(taken)
-            return content
+            return content + receive(connection, nr_bytes - len(content), self._end)
         except (PduTooLong, TimeoutError) as fault:
             self._give_up(fault)
             raise
+        finally:
+            with suppress(OSError):
+                connection.settimeout(self._bounds.pdu)
+
+    def discard(self) -> None:
+        """Give the memory back: the garbage collector may take its time to find an association."""
+        self._buffer = memoryview(b"")
+        self._begin = self._filled = 0
 
     def fragments(self, context_id: int, take: Callable[[memoryview], object]) -> Came:
         """Give the fragments of the data set of this presentation context to `take` as they come.
@@ -187,6 +199,8 @@ class Connection(AssociationSocket):
         connection = self.socket
         if connection is None:
             raise ConnectionAbortedError
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         if self._begin == self._filled:
             self._begin = self._filled = 0
         elif self._filled == len(self._buffer):
@@ -207,8 +221,6 @@ class Connection(AssociationSocket):
                 connection.sendall(
                     ABORT + (INVALID_PARAMETER if isinstance(fault, PduTooLong) else NOT_SPECIFIED)
                 )
-            with suppress(OSError):
-                connection.settimeout(self._bounds.pdu)
 
 
 def receive(connection: socket.socket, size: int, end: float) -> bytearray:

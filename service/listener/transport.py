@@ -223,7 +223,8 @@ class Server(socketserver.ThreadingTCPServer):
         association.requestor.address_info = AddressInformation.from_tuple(client_address)
         for event, handler in self._handlers:
             association.bind(event, handler)
-        association.set_socket(Connection(association, connection, first, self._bounds))
+        wire = Connection(association, connection, first, self._bounds)
+        association.set_socket(wire)
         vars(association)["run"] = partial(_run, association, upper, peer, self._bounds.closing)
         association.start()
         try:
@@ -235,6 +236,7 @@ class Server(socketserver.ThreadingTCPServer):
         finally:
             shut(connection)
             association.join()
+            wire.discard()
             messages.discard()
             self._ended(association)
 

@@ -121,6 +121,7 @@ class Upper(DULServiceProvider):
         if self._is_ours():
             while self.is_alive() and not self.to_provider_queue.empty():
                 self.step(0)
+            self._idle_timer.restart()  # while we had the turn, the peer was not idle
 
     def receive_pdu(self, wait: bool = False, timeout: float | None = None) -> Any:
         """Return a primitive for the association, None when there is none in time."""
