@@ -36,7 +36,7 @@ def _uid(number: int) -> str:
     return f"1.2.826.0.1.3680043.8.498.1{number:036d}"
 
 
-def fill(url: str, studies: int = _STUDIES) -> None:
+def fill(url: str, studies: int = _STUDIES, unfinished: int = _UNFINISHED) -> None:
     """Write so many studies into an empty, migrated ledger, straight into its tables."""
     engine, chance, began = open_engine(url), random.Random(1), now() - timedelta(days=365)
     with engine.begin() as connection:
@@ -55,7 +55,7 @@ def fill(url: str, studies: int = _STUDIES) -> None:
             table: [] for table in (Study, Subject, Instance, Report, Outbox, Event)
         }
         for number in range(first, min(first + _CHUNK, studies + 1)):
-            for table, row in _study(number, studies, began, chance):
+            for table, row in _study(number, studies, began, chance, number > studies - unfinished):
                 rows[table].append(row)
         with engine.begin() as connection:
             for table, made in rows.items():
@@ -67,13 +67,13 @@ def fill(url: str, studies: int = _STUDIES) -> None:
 
 
 def _study(
-    number: int, studies: int, began: Any, chance: random.Random
+    number: int, studies: int, began: Any, chance: random.Random, unfinished: bool
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     at = began + timedelta(days=365) * (number / studies)
     fate = chance.random()
     state, attention, reason, finding = "confirmed", None, None, "present" if fate < 0.15 else "absent"
     result_reason, probability = None, fate
-    if number > studies - _UNFINISHED:
+    if unfinished:
         state, finding = "receiving", None
     elif fate > 0.995:
         state, reason, finding = "failed", "decoding failed 3 times (its process died)", None

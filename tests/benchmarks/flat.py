@@ -1,0 +1,67 @@
+"""Whether a film costs more when the ledger is full: `python -m tests.benchmarks.flat [STUDIES] [FILMS]`.
+
+`hilum bench` with 1,000 and with 1,000,000 finished studies in the ledger, SQLite and PostgreSQL: films a
+second, seconds of single films, and milliseconds of CPU a film, PostgreSQL's own too.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from rich.progress import Progress
+
+from service.commands.bench.run import Load, measure
+from service.core.ledger import migrate
+from tests.benchmarks.dashboard import fill
+from tests.servers import PostgreSQL
+
+_FEW = 1_000
+
+
+@contextmanager
+def _databases() -> Iterator[list[tuple[str, str, psutil.Process | None]]]:
+    with tempfile.TemporaryDirectory() as folder, PostgreSQL(durable=True) as server:
+        assert server.process is not None
+        process = psutil.Process(server.process.pid)
+        yield [
+            ("SQLite", f"sqlite:///{Path(folder) / 'few.sqlite3'}", None),
+            ("SQLite", f"sqlite:///{Path(folder) / 'many.sqlite3'}", None),
+            ("PostgreSQL", server.fresh_url(), process),
+            ("PostgreSQL", server.fresh_url(), process),
+        ]
+
+
+def _cpu_seconds(process: psutil.Process | None) -> float:
+    if process is None:
+        return 0.0
+    times = [process.cpu_times(), *(child.cpu_times() for child in process.children())]
+    return sum(item.user + item.system + item.children_user + item.children_system for item in times)
+
+
+def main() -> None:
+    many = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    films = int(sys.argv[2]) if len(sys.argv) > 2 else 60
+    load = Load(singles=10, films=films, megabytes=0.5, associations=4)
+    with _databases() as databases, Progress(disable=True) as progress:
+        for (name, url, process), studies in zip(databases, (_FEW, many) * 2, strict=True):
+            migrate(url)
+            fill(url, studies, unfinished=0)
+            before = _cpu_seconds(process)
+            single, sustained = measure(load, url, progress)
+            ledger = 1000 * (_cpu_seconds(process) - before) / (films + 14)
+            used = sustained.cpu_milliseconds
+            print(
+                f"{name}, {studies:,} studies: {sustained.films_a_second:.1f} films/s, single film "
+                f"{single.percentiles('all')[0]:.2f} s, CPU ms a film {sum(used.values()):.0f} "
+                f"(listener {used['listener']:.0f}, scheduler {used['scheduler']:.0f}, report "
+                f"{used['report']:.0f}, deliver {used['deliver']:.0f}, PostgreSQL {ledger:.0f}); "
+                f"{single.lost + sustained.lost} lost",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
