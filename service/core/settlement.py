@@ -22,6 +22,8 @@ from service.core.states import (
 )
 from service.core.tables import Confirmation, Instance, Outbox, Report, Revision, Study
 
+_BYTES_GONE = "the bytes of an image are gone from the data folder: send the study again"
+
 
 def settle(session: Session, *studies: Study) -> None:
     """Set what follows from instances and deliveries: what needs attention, and the state once reported."""
@@ -129,9 +131,6 @@ def unconfirmed(session: Session, *study_ids: int) -> Sequence[Confirmation]:
     ).all()
 
 
-_BYTES_GONE = "the bytes of an image are gone from the data folder: send the study again"
-
-
 def _troubles(session: Session, study_ids: Sequence[int]) -> dict[int, list[str]]:
     """Return by study what a person should know of its instances."""
     in_trouble = Instance.state.in_((InstanceState.QUARANTINED, InstanceState.FAILED))
@@ -141,14 +140,19 @@ def _troubles(session: Session, study_ids: Sequence[int]) -> dict[int, list[str]
         Instance.state.in_((*UNFINISHED_INSTANCES, *REPORTABLE_INSTANCES)),
     )
     rows = session.execute(
-        select(Instance.study_id, case((in_trouble, Instance.reason), else_=_BYTES_GONE))
+        select(Instance.study_id, case((in_trouble, Instance.reason)), gone)
         .where(Instance.study_id.in_(study_ids), or_(in_trouble, gone))
-        .order_by(in_trouble.desc(), Instance.id)
+        .order_by(Instance.id)
     )
     found: dict[int, list[str]] = defaultdict(list)
-    for study_id, why in rows:
-        if why:
-            found[study_id].append(why)
+    lost: set[int] = set()
+    for study_id, reason, is_gone in rows:
+        if reason:
+            found[study_id].append(reason)
+        if is_gone:
+            lost.add(study_id)
+    for study_id in lost:
+        found[study_id].append(_BYTES_GONE)
     return found
 
 

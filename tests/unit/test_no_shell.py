@@ -11,7 +11,8 @@ SOURCES = [path for room in ("service", "worker", "model", "deploy") for path in
 # What starts a program: our own children, PostgreSQL's dump and restore, the demonstration's PACS and viewer,
 # deploy/'s own tools.
 STARTERS = {
-    *("service/commands/supervise.py", "service/commands/demo.py", "service/commands/pacs.py"),
+    *("service/commands/supervise.py", "service/commands/own_gateway.py", "service/commands/pacs.py"),
+    "service/commands/bench/rivals.py",
     "service/core/backup.py",
     *("deploy/lock.py", "deploy/sbom.py", "deploy/audit.py"),
 }
