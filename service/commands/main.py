@@ -142,11 +142,12 @@ def send(
         str | None,
         typer.Option(help="dicom://AET@host:port, or dicoms://… for TLS; without it this gateway."),
     ] = None,
+    calling: Annotated[str | None, typer.Option(help="The calling AE title; without it ours.")] = None,
 ) -> None:
     """Send DICOM files by C-STORE, as a router would."""
     from service.commands.send import send as run
 
-    raise typer.Exit(run(load(), paths, to))
+    raise typer.Exit(run(load(), paths, to, calling))
 
 
 @app.command()
