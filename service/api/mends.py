@@ -251,6 +251,15 @@ _ANY_REFUSED = (
     ),
 )
 
+_CERTIFICATE_OF_THE_CALLER = (
+    Step("Give the router a certificate that is valid and signed by a CA of HILUM_DIMSE_TLS_CA_FILE."),
+)
+_HANDSHAKE = (
+    Step(
+        "If that is the router: let it speak TLS 1.2 or 1.3 on HILUM_DIMSE_TLS_PORT, with a cipher suite of "
+        "deploy/conformance.md, or use the port without TLS."
+    ),
+)
 _REJECTED: Sequence[tuple[str, Sequence[Step]]] = (
     (
         "nobody is known",
@@ -277,6 +286,22 @@ _REJECTED: Sequence[tuple[str, Sequence[Step]]] = (
         "by TLS",
         (Step("Put what its certificate is called into `certificates` of its `[peers.NAME]`."),),
     ),
+    (
+        "no room now",
+        (
+            Step(
+                "It tries again by itself. If it happens often, raise that setting and restart the listener."
+            ),
+        ),
+    ),
+    ("its certificate", _CERTIFICATE_OF_THE_CALLER),
+    ("shows no certificate", _CERTIFICATE_OF_THE_CALLER),
+    (
+        "our certificate",
+        (Step("Let it believe the CA of our certificate. Whether ours has ended:", "hilum doctor"),),
+    ),
+    ("TLS", _HANDSHAKE),
+    ("cipher suite", _HANDSHAKE),
 )
 _ANY_REJECTED = (Step("What the listener's log says of it:", "docker compose logs --since 1h listener"),)
 

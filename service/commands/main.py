@@ -142,11 +142,12 @@ def send(
         str | None,
         typer.Option(help="dicom://AET@host:port, or dicoms://… for TLS; without it this gateway."),
     ] = None,
+    calling: Annotated[str | None, typer.Option(help="The calling AE title; without it ours.")] = None,
 ) -> None:
     """Send DICOM files by C-STORE, as a router would."""
     from service.commands.send import send as run
 
-    raise typer.Exit(run(load(), paths, to))
+    raise typer.Exit(run(load(), paths, to, calling))
 
 
 @app.command()
@@ -191,6 +192,9 @@ def doctor(
         str | None,
         typer.Option(help="Where --acceptance finds our listener: dicom://AET@host:port, when not here."),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the film of --acceptance here even when all is right.")
+    ] = False,
 ) -> None:
     """Check everything the gateway leans on, with a hint for each fault."""
     if not acceptance:
@@ -202,7 +206,7 @@ def doctor(
         raise typer.BadParameter("--acceptance writes a page, not JSON")
     from service.commands.acceptance.run import accept
 
-    raise typer.Exit(accept(load(), page, to))
+    raise typer.Exit(accept(load(), page, to, keep))
 
 
 @app.command()

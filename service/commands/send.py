@@ -18,8 +18,12 @@ from worker.scu import DimsePeer
 _BATCH = 100
 
 
-def send(settings: Settings, paths: list[Path], to: str | None) -> int:
-    """Send every DICOM file of `paths`; return 0 only when each was accepted."""
+def send(settings: Settings, paths: list[Path], to: str | None, calling: str | None = None) -> int:
+    """Send every DICOM file of `paths`, as the AE title `calling`, else as ours.
+
+    Returns 0 only when each was accepted.
+    """
+    calling = calling or settings.ae_title
     target = gateway_of(settings, to)
     files = list(files_of(paths))
     objects, faults = [], 0
@@ -36,7 +40,7 @@ def send(settings: Settings, paths: list[Path], to: str | None) -> int:
         # One association proposes at most 128 contexts (PS3.8 9.3.2.2), so a long list goes in batches.
         for start in range(0, len(objects), _BATCH):
             batch = objects[start : start + _BATCH]
-            for (file, _), sent in zip(batch, _sent(batch, settings, target), strict=True):
+            for (file, _), sent in zip(batch, _sent(batch, calling, target), strict=True):
                 faults += _report(file, sent)
                 progress.advance(task)
     if not files:
@@ -64,11 +68,11 @@ def files_of(paths: Iterable[Path]) -> Iterator[Path]:
             raise ConfigurationError(f"{path}: no such file or folder")
 
 
-def _sent(batch: list[tuple[Path, Sendable]], settings: Settings, target: Destination) -> Iterator[Sent]:
+def _sent(batch: list[tuple[Path, Sendable]], calling: str, target: Destination) -> Iterator[Sent]:
     answered = 0
     objects = [item for _, item in batch]
     try:
-        with DimsePeer(target, settings.ae_title, objects, asks=False) as peer:
+        with DimsePeer(target, calling, objects, asks=False) as peer:
             for item in objects:
                 sent = peer.store(item)
                 answered += 1

@@ -44,6 +44,12 @@ _DIAGNOSTICS = {
     3: "nobody is known by this calling AE title",
     7: "it calls another AE title than ours",
 }
+_FULL = {
+    "all": "no room now, as many associations run as HILUM_MAX_ASSOCIATIONS allows",
+    "address": "no room now, HILUM_MAX_ASSOCIATIONS_PER_ADDRESS allows no more from its address",
+    "calling_ae_title": "no room now, HILUM_MAX_ASSOCIATIONS_PER_AE_TITLE allows no more of its AE title",
+}
+"""By what `Slots.taken` yields."""
 _log = structlog.get_logger()
 
 
@@ -121,7 +127,7 @@ class Listener:
                     self._admit,
                     secured,
                     refused=self._refuse,
-                    busy=lambda calling_ae_title: self._count(calling_ae_title, "busy"),
+                    busy=self._keep_waiting,
                     ended=self._write_transfer,
                 )
             )
@@ -247,7 +253,13 @@ class Listener:
     def _refuse(self, address: str, reason: str) -> None:
         """Write down a TLS handshake that failed."""
         self._audit.refused(address, reason)
+        self._callers.came("rejection", "", address, reason)
         self._count("", "no_tls")
+
+    def _keep_waiting(self, calling_ae_title: str, address: str, full: str) -> None:
+        """Write down an association that was one too many."""
+        self._callers.came("rejection", calling_ae_title, address, _FULL[full])
+        self._count(calling_ae_title, "busy")
 
     def _on_acceptance(self, event: Event) -> None:
         calling_ae_title = event.assoc.requestor.ae_title.strip()

@@ -67,7 +67,7 @@ class Server(socketserver.ThreadingTCPServer):
     refused
         Is told address and reason when a TLS handshake fails.
     busy
-        Is told the calling AE title when there is no slot for it.
+        Is told calling AE title, address, and which limit of `Slots` leaves no slot for it.
     ended
         Is told of every association when nothing of it runs any more.
     """
@@ -88,7 +88,7 @@ class Server(socketserver.ThreadingTCPServer):
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         *,
         refused: Callable[[str, str], None],
-        busy: Callable[[str], None],
+        busy: Callable[[str, str, str], None],
         ended: Callable[[Association], None],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -140,7 +140,7 @@ class Server(socketserver.ThreadingTCPServer):
                     self._associate(connection, client_address, contexts, first)
                 else:
                     _log.warning("association.rejected", peer=peer, full=full)
-                    self._busy(calling_ae_title)
+                    self._busy(calling_ae_title, peer, full)
                     self._reject(connection, _REJECTION)
         except ssl.SSLError as fault:
             _log.warning("connection.refused", peer=peer, reason=tls.reason(fault))

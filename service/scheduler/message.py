@@ -58,7 +58,7 @@ class Message:
         """Return a paragraph for a person, with times of the site."""
         lines = [f"{self.at.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}  {WORDS[self.kind]}", f"  {self.detail}"]
         if self.study_instance_uid is not None:
-            score = "" if self.probability is None else f", {self.probability:.1%}"
+            score = "" if self.probability is None else f", {100 * self.probability:.1f} %"
             said = f"  finding: {self.finding}{score}" if self.finding else ""
             lines += [f"  study {self.study_instance_uid}", *[said] * bool(said)]
         return "\n".join(lines)

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from model.predict import Predictor
 from service.commands.acceptance.phantom import phantom
 from service.commands.acceptance.way import _compared
 from tests.servers import Gateway, Orthanc, free_port
+
+_FILM = DigitalXRayImageStorageForPresentation
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,12 @@ def test_a_synthetic_film_goes_all_the_way_and_every_step_is_on_the_page(
     assert "Research use only, not for diagnosis" in written
     (study,) = pacs.studies()
     assert len(pacs.instances(study)) == 3  # the film, its report, its heat map
+    assert gateway.studies() == []
+    (sent,) = [item for item in pacs.instances(study) if item.sop_class_uid == _FILM]
+    film = tmp_path / "film.dcm"
+    film.write_bytes(pacs.download(sent))
+    assert gateway.send(film, calling_ae_title="ORTHANC").returncode == 0
+    assert gateway.studies() == []  # whenever the PACS sends it again
 
 
 @pytest.mark.long
@@ -66,6 +75,7 @@ def test_what_is_wrong_is_on_the_page_with_what_to_do(site: tuple[Gateway, Ortha
     assert "listener: HILUM rejected the association" in ran.stdout
     assert "May AE HILUM call from here?" in page.read_text(encoding="utf-8")
     assert "Something is wrong" in page.read_text(encoding="utf-8")
+    assert "and here with `hilum purge --study" in ran.stdout
 
 
 def test_the_phantom_is_taken_for_a_chest_with_room_to_spare() -> None:

@@ -78,9 +78,9 @@ class Stack:
 
     def send(self, path: Path) -> None:
         """Send a film to the PACS as the README says."""
-        sender = Role("worker-deliver", {"HILUM_AE_TITLE": "ROUTER"}, self.folder)
+        sender = Role("worker-deliver", {}, self.folder)
         to = f"dicom://{self.pacs.aet}@{self.hosts['orthanc']}"
-        command = [*sender.program, "send", str(path), "--to", to]
+        command = [*sender.program, "send", str(path), "--calling", "ROUTER", "--to", to]
         sent = subprocess.run(command, env=sender.environment(), capture_output=True, text=True, check=False)
         assert sent.returncode == 0, sent.stderr
 

@@ -198,6 +198,9 @@ def test_an_association_too_many_is_rejected_for_now(
     with site(tmp_path, **limits) as running:
         with running.peer() as first, Peer(running.port) as late:
             assert late.associate(calling=second) == _CONGESTED
+            turned_away = running.listener.about()["rejection"]
+            assert (turned_away["ae_title"], turned_away["address"]) == (second, "127.0.0.1")
+            assert f" HILUM_{next(iter(limits)).upper()} allows" in turned_away["reason"]
             assert late.seconds_open(20) < SHORT.closing + _PATIENCE
             assert first.echo() == 0
             first.release()

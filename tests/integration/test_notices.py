@@ -379,6 +379,27 @@ def test_mails_go_over_starttls_with_a_password(
         assert len(box.mails) == 1
 
 
+def test_a_positive_a_failure_and_silence_are_mailed(
+    office: Callable[..., Office], authority: Authority
+) -> None:
+    with mailbox(authority.issue("localhost")) as box:
+        channel = mail_to(box, authority, events=["positive", "failed", "silence"], silence_after="3h")
+        site = office(channel, working_hours="Mon-Sun 00:00-24:00")
+        ago = now() - timedelta(hours=3.1)
+        site.happens("reported", finding="present", probability=0.91, received_at=ago)
+        site.happens("failed", "the report could not be built", "1.2.4", received_at=ago)
+        site.tell()
+        text = "\n".join(mail.get_content() for mail in box.mails)
+        for said in (
+            "91.0 %",
+            "study 1.2.3",
+            "the report could not be built",
+            "study 1.2.4",
+            "no study for 3 h",
+        ):
+            assert said in text, text
+
+
 def test_mails_go_over_tls_from_the_first_byte(office: Callable[..., Office], authority: Authority) -> None:
     with mailbox(authority.issue("localhost"), implicit=True) as box:
         site = office(mail_to(box, authority, "smtps"))

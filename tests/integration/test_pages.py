@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from sqlalchemy.exc import OperationalError
 
 from service.api.app import create_app
 from service.core import logs
-from service.core.ledger import Ledger, now, record_event
+from service.core.circuits import failed
+from service.core.heartbeat import beat
+from service.core.ledger import Ledger, expected_revision, now, record_event
 from service.core.settings import load
 from service.core.states import DeliveryState, StudyState
 from service.core.tables import Outbox, Report, Study
@@ -208,6 +211,27 @@ def test_every_page_says_that_it_is_for_research(client: Clients) -> None:
     sign_in(api, "viewer")
     for path in ("/", f"/studies/{UID}", "/nothing"):
         assert "Research use only, not for diagnosis" in api.get(path).text
+
+
+def test_the_system_page_shows_queues_workers_destinations_disk_callers_and_versions(client: Clients) -> None:
+    asked = client(destinations="PACS=dicom://PACS@127.0.0.1:4,OTHER=dicom://OTHER@127.0.0.1:5")
+    seen = {"at": now().isoformat(), "ae_title": "ROUTER", "address": "10.0.0.7", "reason": ""}
+    beat(asked.ledger, "listener", about={"echo": seen})
+    beat(asked.ledger, "infer", about={"device": "NVIDIA H100"})
+    failed(asked.ledger, "PACS", "PACS at 127.0.0.1:4 cannot be reached")
+    page = re.sub(r"<[^>]+>|\s+", " ", asked.get("/system").text)
+    text = re.sub(r"\s+", " ", page)
+    for said in (
+        r"decode 3 3 \d",
+        r"PACS away since .*, next try .* dicom://PACS@127\.0\.0\.1:4 .*cannot be reached",
+        r"OTHER not used yet",
+        r"infer alive \S+ \S+ \S+ NVIDIA H100",
+        r"Last C-ECHO \S+ \S+ from ROUTER at 10\.0\.0\.7",
+        r"Data folder [0-9.]+ [MGT]B free of",
+        rf"Ledger SQLite, revision {expected_revision()}",
+        rf"listener alive \S+ \S+ {re.escape(version('hilum'))}",
+    ):
+        assert re.search(said, text), (said, text)
 
 
 def test_only_who_may_act_is_shown_a_button(troubled: Clients) -> None:

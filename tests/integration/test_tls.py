@@ -174,6 +174,9 @@ def test_without_a_certificate_nobody_comes_in(
     assert done.returncode != 0
     assert "alert" in done.stderr
     eventually(lambda: "it shows no certificate" in "".join(capfd.readouterr()))
+    turned_away = eventually(lambda: secured.listener.about().get("rejection"))
+    assert turned_away["reason"] == "it shows no certificate"
+    assert (turned_away["ae_title"], turned_away["address"]) == ("", "127.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,19 @@ def test_every_command_in_the_readme_exists_and_none_is_left_out() -> None:
     assert named == commands
 
 
+def test_every_command_that_is_run_in_a_container_is_given_to_its_entrypoint() -> None:
+    assert 'ENTRYPOINT ["hilum"]' in (_ROOT / "deploy" / "Dockerfile").read_text()
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    documents = [_ROOT / "README.md", *(_ROOT / "deploy").glob("*.md")]
+    run = [
+        first
+        for document in documents
+        for first in re.findall(r"docker compose run --rm .*?worker-deliver (\w+)", document.read_text())
+    ]
+    assert len(run) > 3
+    assert set(run) <= commands
+
+
 def test_every_file_that_a_document_points_to_is_there() -> None:
     for document in [_ROOT / "README.md", *(_ROOT / "deploy").glob("*.md"), _ROOT / "model" / "card.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):

@@ -269,7 +269,7 @@ def _(site: Site, _: ExitStack) -> str:
     return site.push(one)
 
 
-@fault("28-too-many", "No study of that UID", "HILUM_MAX_ASSOCIATIONS")
+@fault("28-too-many", "no room now", "HILUM_MAX_ASSOCIATIONS")
 def _(site: Site, after: ExitStack) -> str:
     for _ in range(4):
         after.enter_context(Peer(site.gateway.dimse_port)).associate()

@@ -3,6 +3,7 @@
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -16,13 +17,16 @@ from model.weights import WeightsError, default_weights, read_info
 from service.commands.acceptance import machine, way
 from service.commands.acceptance.archive import Archive
 from service.commands.acceptance.phantom import PATIENT_ID, film, phantom
-from service.commands.console import console
+from service.commands.console import console, user
 from service.commands.doctor import checks, show
+from service.core.audit import Audit
 from service.core.checks import Check
 from service.core.destination import Destination
 from service.core.errors import DeliveryError
-from service.core.ledger import now
+from service.core.ledger import Ledger, now
+from service.core.purge import purge
 from service.core.settings import Settings
+from service.core.spool import Spool
 from worker.peer import Sendable
 
 _CLASSES = [Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage]
@@ -36,7 +40,7 @@ class Section:
     checks: list[Check]
 
 
-def accept(settings: Settings, page: Path, to: str | None) -> int:
+def accept(settings: Settings, page: Path, to: str | None, keep: bool) -> int:
     """Try everything with a synthetic film, print it, and write the page; return 0 only when all is right.
 
     Parameters
@@ -45,6 +49,8 @@ def accept(settings: Settings, page: Path, to: str | None) -> int:
         The HTML file to write.
     to
         Where our listener is, when not at this machine's own address.
+    keep
+        Leave the study here too when all is right; whatever went wrong is always left to be looked at.
     """
     screen = console()
     began = now()
@@ -67,12 +73,21 @@ def accept(settings: Settings, page: Path, to: str | None) -> int:
         show(screen, section.checks)
     right = all(check.right for section in sections for check in section.checks)
     page.write_text(_page(settings, sections, right, began, str(made.StudyInstanceUID)), encoding="utf-8")
-    screen.print(
-        f"{'accepted' if right else 'not accepted'}; the page to sign is {page}. "
-        f"Delete study {made.StudyInstanceUID} of patient {PATIENT_ID} in the PACS, and here with "
-        f"`hilum purge --study {made.StudyInstanceUID} --reason acceptance`."
-    )
+    screen.print(f"{'accepted' if right else 'not accepted'}; the page to sign is {page}")
+    where = "in the PACS"
+    if right and not keep:
+        _erase(settings, str(made.StudyInstanceUID))
+    else:
+        where += f", and here with `hilum purge --study {made.StudyInstanceUID} --reason acceptance`"
+    screen.print(f"Delete study {made.StudyInstanceUID} of patient {PATIENT_ID} {where}.")
     return 0 if right else 1
+
+
+def _erase(settings: Settings, study_instance_uid: str) -> None:
+    """Erase the study here, for it is nobody's: what a PACS sends of it later is not taken in."""
+    with closing(Ledger(settings.sqlalchemy_url)) as ledger:
+        spool, audit = Spool(settings.data_dir), Audit(settings, "purge")
+        purge(ledger, spool, audit, study_instance_uid, user(), "acceptance")
 
 
 def _sections(

@@ -483,6 +483,28 @@ def _listener(refusal: str) -> Process:
     return Process("listener:1", "listener", NOW, "", {"refusal": seen})
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("no room now, as many associations run as HILUM_MAX_ASSOCIATIONS allows", "tries again by itself"),
+        ("it shows no certificate", "HILUM_DIMSE_TLS_CA_FILE"),
+        ("its certificate has ended: it needs a new one", "HILUM_DIMSE_TLS_CA_FILE"),
+        ("it does not know the CA of our certificate", "believe the CA of our certificate"),
+        ("it says that our certificate has ended", "Whether ours has ended"),
+        ("it offers no TLS 1.2 or 1.3", "TLS 1.2 or 1.3"),
+        ("it offers no cipher suite of the profile (PS3.15 B.12)", "TLS 1.2 or 1.3"),
+        ("the TLS handshake failed (UNEXPECTED_MESSAGE)", "TLS 1.2 or 1.3"),
+        ("it is bound to a certificate and calls without TLS", "port with TLS and its certificate"),
+        ("it calls by TLS with a certificate that it is not bound to", "`certificates` of its"),
+    ],
+)
+def test_who_was_turned_away_is_told_with_what_lets_him_in(reason: str, told: str) -> None:
+    seen = {"at": NOW.isoformat(), "ae_title": "", "address": "1", "reason": reason}
+    situation = Situation(processes=[Process("listener:1", "listener", NOW, "", {"rejection": seen})])
+    (away,) = turned_away(situation)
+    assert told in away.steps[0].text
+
+
 def test_a_configuration_that_was_refused_is_told_with_its_faults() -> None:
     (problem,) = all_problems(Situation(config_fault="one\ntwo\n3\n4\n5\n6"), UTC)
     assert problem.why == "one; two; 3; 4; 5; …"

@@ -364,14 +364,14 @@ def test_from_a_clone_to_the_first_report_it_takes_five_commands_that_exist(tmp_
     assert up[up.index("--profile") + 1] in profiles
     assert SERVICES["orthanc"]["depends_on"] == {"listener": {"condition": "service_healthy"}}
     # The sender is no role: it calls itself by a title that may send, and goes to where the PACS is reached.
-    service = run[run.index("--rm") + 5]
+    service = run[run.index("--rm") + 3]
     command, path, *options = run[run.index(service) + 1 :]
     send = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
-    assert send.make_context(command, [path, *options]).params["paths"] == [Path(path)]
+    given = send.make_context(command, [path, *options]).params
+    assert given["paths"] == [Path(path)]
     assert run[run.index("-v") + 1].split(":")[1:] == [path, "ro"]
-    title = run[run.index("-e") + 1].removeprefix("HILUM_AE_TITLE=")
-    assert title in made.dotenv["HILUM_CALLING_AE_TITLES"].split(",")
-    assert options == ["--to", f"dicom://{ORTHANC['DicomAet']}@orthanc:{ORTHANC['DicomPort']}"]
+    assert given["calling"] in made.dotenv["HILUM_CALLING_AE_TITLES"].split(",")
+    assert given["to"] == f"dicom://{ORTHANC['DicomAet']}@orthanc:{ORTHANC['DicomPort']}"
     assert set(SERVICES[service]["networks"]) & set(SERVICES["orthanc"]["networks"])
 
 
