@@ -46,8 +46,8 @@ def pools() -> dict[str, Pool]:
     return {
         "decode": Pool("prefork", cores, seconds=60, address_space=4 * _GIB),
         "infer": Pool("solo", 1),
-        "report": Pool("prefork", max(1, cores // 2), seconds=120),
-        "deliver": Pool("threads", 4),
+        "report": Pool("prefork", cores, seconds=120),
+        "deliver": Pool("prefork", 4),
     }
 
 
@@ -79,12 +79,12 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         except SQLAlchemyError as fault:
             # The first task does what was not done here; until then the signs of life say who is there.
             _log.warning("pool.started_without_ledger", error=type(fault).__name__)
+        if queue == DELIVER.queue:
+            live.on_change(lambda _: end_all(context().ledger))
         if pool.kind == "prefork":
             live.start()  # threads are not forked
         start_beating(context().ledger, queue, lambda: {**about(context()), **live.about()})
 
-    if queue == DELIVER.queue:
-        live.on_change(lambda _: end_all(context().ledger))
     app = celery_app(broker_url)
     app.conf.update(
         task_time_limit=pool.seconds,
