@@ -253,6 +253,7 @@ def held_together(session: Session, leases: Sequence[Lease]) -> list[tuple[Any, 
     rows = session.scalars(
         select(table)
         .where(
+            table.id.in_(study_of),  # by the primary key: SQLite takes no index for pairs
             tuple_(table.id, table.lease_token).in_([(lease.row_id, lease.token) for lease in leases]),
             table.state == stage.waiting,
         )
