@@ -47,6 +47,7 @@ def pools() -> dict[str, Pool]:
         "decode": Pool("prefork", cores, seconds=60, address_space=4 * _GIB),
         "infer": Pool("solo", 1),
         "report": Pool("prefork", cores, seconds=120),
+        # Each may wait a minute for a destination that hangs.
         "deliver": Pool("prefork", 4),
     }
 
@@ -82,7 +83,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         if queue == DELIVER.queue:
             live.on_change(lambda _: end_all(context().ledger))
         if pool.kind == "prefork":
-            live.start()  # threads are not forked
+            live.start()  # a thread is not forked with its process
         start_beating(context().ledger, queue, lambda: {**about(context()), **live.about()})
 
     app = celery_app(broker_url)

@@ -1,5 +1,6 @@
 """Films through a gateway of its own, one after the other and all at once."""
 
+import os
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ class Load:
     associations: int
 
 
-def measure(load_: Load, database_url: str | None, progress: Progress) -> tuple[Figures, Figures]:
+def measure(wanted: Load, database_url: str | None, progress: Progress) -> tuple[Figures, Figures]:
     """Return the figures of single films, and of all at once."""
     with tempfile.TemporaryDirectory(prefix="hilum-bench-") as name, peers.pacs() as pacs:
         folder = Path(name)
@@ -45,21 +46,21 @@ def measure(load_: Load, database_url: str | None, progress: Progress) -> tuple[
         }
         if database_url is not None:
             settings["database_url"] = database_url
-        task = progress.add_task("starting the gateway", total=_WARM_FILMS + load_.singles + load_.films)
+        task = progress.add_task("starting the gateway", total=_WARM_FILMS + wanted.singles + wanted.films)
         with (
             own_gateway(folder, folder / "gateway.log", settings) as gateway,
-            closing(Routers(load_.associations)) as routers,
+            closing(Routers(wanted.associations)) as routers,
             closing(Ledger(_ledger_url(gateway, database_url))) as ledger,
         ):
             bench = _Bench(gateway, ledger, routers, pacs, lambda done: progress.update(task, completed=done))
             for title, count, all_at_once in (
                 ("warming up", _WARM_FILMS, False),
-                ("films one after the other", load_.singles, False),
-                ("films all at once", load_.films, True),
+                ("films one after the other", wanted.singles, False),
+                ("films all at once", wanted.films, True),
             ):
                 progress.update(task, description=title)
-                # No file system keeps up when it is given all of them just before.
-                made = list(films.make(folder, count, load_.megabytes))
+                made = list(films.make(folder, count, wanted.megabytes))
+                os.sync()  # the gateway does not pay for what came before
                 bench.push(made, all_at_once=all_at_once)
             return bench.found[1], bench.found[2]
 
