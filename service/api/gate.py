@@ -106,7 +106,7 @@ class Gate:
     async def _admit(self, request: Request) -> Caller | None:
         path, tokens = request.scope["path"], self._access.tokens
         # Uploads are bounded by how many run at a time: a router is not stalled by how much it sends.
-        if tokens and not path.startswith(UPLOADS):
+        if tokens and not (path.startswith(UPLOADS) and request.method == "POST"):
             self._access.rates.count_request(client_of(address_of(request)))
         if path in OPEN or path.startswith(OPEN_FOLDERS):
             return None

@@ -248,7 +248,7 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
 
 
 def _read(path: Path, keywords: Sequence[str]) -> Dataset:
-    _check_before_reading(path, _tags(keywords))
+    check_before_reading(path, _tags(keywords))
     # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
     return dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(keywords))
 
@@ -262,7 +262,7 @@ def _read_head(head: Head | None) -> Dataset | None:
     return dcmread(BytesIO(head.content), force=True, stop_before_pixels=True, specific_tags=_KEYWORDS)
 
 
-def _check_before_reading(path: Path, wanted: frozenset[int]) -> None:
+def check_before_reading(path: Path, wanted: frozenset[int]) -> None:
     """Refuse what would take too much to read: what inflates, nests or grows without bound."""
     syntax, start = None, 0
     with path.open("rb") as stream:

@@ -2,8 +2,8 @@
 
 Every tick it concludes the studies that are due, gives up work that keeps killing its process, and keeps the
 queues supplied; beside the ticks it repairs the data folder, at its start and every ten minutes, removes
-files whose time has come, tells people, and makes what an older version received searchable. Several schedulers may run; the one that holds the ledger's
-scheduler lease acts.
+files whose time has come, tells people, and makes searchable what an older version received. Several
+schedulers may run; the one that holds the ledger's scheduler lease acts.
 """
 
 import threading
