@@ -122,7 +122,7 @@ def choose(ranges: Sequence[Range], choices: Iterable[Choice]) -> Choice | None:
 
 
 def object_choices(transfer_syntax_uid: str, *, alone: bool) -> list[Choice]:
-    """Return how an object as it is stored can be answered; `alone`: one was asked for, so it may go alone."""
+    """Return how an object as it is stored can be answered; `alone`: one was asked for."""
     whole = [Choice(DICOM, True, transfer_syntax_uid)]
     return [*whole, Choice(DICOM, False, transfer_syntax_uid)] if alone else whole
 

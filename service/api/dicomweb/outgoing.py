@@ -13,15 +13,25 @@ from service.api.dicomweb.native import native_xml
 from service.api.dicomweb.negotiation import JSON, XML, Choice, accepted, choose
 
 Part = tuple[Choice, dict[str, str], Iterable[bytes]]
-_HOST = re.compile(r"[A-Za-z0-9._~:\[\]-]{1,255}")
+_HOST, _PORT = re.compile(r"[A-Za-z0-9._~:\[\]-]{1,255}"), re.compile(r":[0-9]+$")
+_PORTS = {"http": 80, "https": 443}
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
 
 
 def base_url(request: Request) -> str:
-    """Return the base URL of the service, as who asks has written it."""
-    host = request.headers.get("host", "")
+    """Return the base URL of the service, as who asks has written it.
+
+    dicomweb-client leaves the port out of Host (RFC 9110 7.2 wants it unless it is the scheme's own): where
+    no proxy has passed the request on, it is the port that was asked.
+    """
+    headers, scheme = request.headers, request.scope["scheme"]
+    host, server = headers.get("host", ""), request.scope.get("server")
     if not _HOST.fullmatch(host):
         host = "localhost"
-    return f"{request.scope['scheme']}://{host}/dicomweb"
+    passed_on = any(name in headers for name in _OF_PROXIES)
+    if server and server[1] and not passed_on and not _PORT.search(host):
+        host = host if server[1] == _PORTS.get(scheme) else f"{host}:{server[1]}"
+    return f"{scheme}://{host}/dicomweb"
 
 
 def multipart(media_type: str, parts: Iterable[Part], status: int = 200) -> StreamingResponse:

@@ -207,7 +207,7 @@ class Retrieval:
                 (choice, {"Content-Location": f"{base}{item.resource}/rendered"}, picture.content)
                 for item, choice, picture in chosen
             ),
-            200 if len(chosen) == len(items) else 206,
+            200 if len(chosen) == len(shown) else 206,
         )
 
     def _present(self, items: Sequence[Item]) -> list[Item]:

@@ -58,13 +58,18 @@ class Stored:
             return 1
 
     def read(self, begin: int, length: int) -> Iterator[bytes]:
-        """Yield a part of the file.
+        """Return a part of the file in pieces.
 
         Raises
         ------
-        OSError
-            When the file ends before it.
+        HTTPException
+            406 when the file ends before it.
         """
+        if self.path.stat().st_size < begin + length:
+            raise HTTPException(406, "the file is shorter than its header says")
+        return self._chunks(begin, length)
+
+    def _chunks(self, begin: int, length: int) -> Iterator[bytes]:
         with self.path.open("rb") as stream:
             stream.seek(begin)
             while length > 0:
