@@ -96,6 +96,7 @@ def test_the_table_of_roles_is_what_the_routes_do(client: Clients) -> None:
         Act.SEE_FILMS: ("GET", f"/studies/{UID}/films/1.png", 404),  # let in, and there is no picture
         Act.RETRY: ("POST", f"/api/studies/{UID}/retry", 200),
         Act.SEND_AS_BUILT: ("POST", f"/api/studies/{UID}/retry?as_built=true", 200),
+        Act.RETRIEVE: ("GET", "/dicomweb/studies", 200),
         Act.STORE: ("POST", "/dicomweb/studies", 415),  # let in, and told that there is no body
     }
     # Patients have no route of their own: `test_pages.py`.
