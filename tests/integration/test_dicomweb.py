@@ -13,6 +13,7 @@ import pytest
 from dicomweb_client import DICOMwebClient
 from lxml import etree
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.encaps import generate_frames
 from pydicom.pixels import pixel_array
 from pydicom.uid import (
@@ -29,7 +30,7 @@ from pydicom.uid import (
 from requests import HTTPError
 from sqlalchemy import update
 
-from service.api.dicomweb.attributes import REQUIRED, STUDY_OPTIONAL, Level
+from service.api.dicomweb.attributes import MATCHED, REQUIRED, STUDY_OPTIONAL, Level
 from service.api.dicomweb.routes import dicomweb_routes
 from service.core.catalogue import complete, is_complete
 from service.core.header import STUDY_ATTRIBUTES
@@ -82,6 +83,12 @@ def names(dataset: Dataset) -> tuple[str, str, str]:
     return dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID
 
 
+def requested(procedure: str) -> Dataset:
+    item = Dataset()
+    item.RequestedProcedureID, item.ScheduledProcedureStepID = procedure, "1"
+    return item
+
+
 def two_frames() -> Dataset:
     dataset = factories.secondary_capture(
         "frames",
@@ -127,6 +134,11 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
                 PatientName=f"Müller{number}^Zoë=山田",
                 ReferringPhysicianName="Doctor^Gregory",
                 SpecificCharacterSet="ISO_IR 192",
+                PerformedProcedureStepStartDate=f"2026010{number + 1}",
+                PerformedProcedureStepStartTime=f"1{number}1500",
+                RequestAttributesSequence=[requested(f"RP{number}")],
+                StationName=f"STATION{number}",
+                IssuerOfPatientID="HILUM-TEST",
             )
             files[syntax.keyword] = send(context, folder / "sent", dataset, syntax)
         files["frames"] = send(context, folder / "sent", two_frames())
@@ -272,8 +284,37 @@ def test_series_and_instances_are_found_within_a_study_and_without(hospital: Hos
     assert only["0020000D"]["Value"] == [sent.StudyInstanceUID]
     by_description = {"SeriesDescription": "AI Pneumonia heatmap*", "PatientID": "TEST-s1"}
     assert len(hospital.client.search_for_series(search_filters=by_description)) == 1
-    nested = {"RequestAttributesSequence.RequestedProcedureID": "none"}
-    assert hospital.client.search_for_series(search_filters=nested) == []
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_every_attribute_that_the_statement_names_is_matched(hospital: Hospital, level: Level) -> None:
+    """deploy/conformance.md is written from the same table."""
+    sent = hospital.dataset(JPEG2000Lossless.keyword)
+    others = {"DA": "19000101", "TM": "235959", "UI": "1.2.3", "IS": "99999"}
+    total = len(hospital.get(f"/{level}").json())
+    for keyword in MATCHED[level]:
+        name, vr = keyword, dictionary_VR(keyword)
+        value = "DX" if keyword == "ModalitiesInStudy" else sent[keyword].value
+        if vr == "SQ":
+            name, value = f"{keyword}.RequestedProcedureID", value[0].RequestedProcedureID
+        answer = hospital.get(f"/{level}", **{name: str(value)})
+        assert answer.status_code == 200, keyword
+        assert "Not matched" not in answer.headers.get("Warning", ""), keyword
+        uids = {item["0020000D"]["Value"][0] for item in answer.json()}
+        assert sent.StudyInstanceUID in uids, keyword
+        assert hospital.get(f"/{level}", **{name: others.get(vr, "nobody")}).status_code == 204, keyword
+        common = (
+            "PatientSex",
+            "PatientBirthDate",
+            "ModalitiesInStudy",
+            "StudyDescription",
+            "IssuerOfPatientID",
+        )
+        if keyword not in (*common, "ReferringPhysicianName"):
+            assert len(answer.json()) < total, keyword
+    if level is not Level.STUDIES:
+        answer = hospital.get(f"/{level}", **{"00400275.00401001": "RP2"})
+        assert [item["0020000D"]["Value"] for item in answer.json()] == [[sent.StudyInstanceUID]]
 
 
 def test_attributes_that_are_asked_for_come_too(hospital: Hospital) -> None:

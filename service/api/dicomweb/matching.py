@@ -17,7 +17,8 @@ from service.api.dicomweb.query import Key
 
 _WILD = frozenset("*?")
 _WILD_VRS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
-_LISTED = {"ModalitiesInStudy", "Modality"}
+LISTED = {"ModalitiesInStudy", "Modality"}
+"""Beside UIDs these may be a list: viewers offer several modalities at once."""
 _NUMBERS = {"IS", "DS", "US", "SS", "UL", "SL", "FL", "FD", "UV", "SV"}
 _ESCAPE = "\\"
 
@@ -40,7 +41,7 @@ def condition(
         if first:
             found = found & (column >= first)
         return found & (column <= highest) if last else found
-    if key.vr == "UI" or key.keyword in _LISTED:
+    if key.vr == "UI" or key.keyword in LISTED:
         return column.in_(key.values)
     if key.vr == "PN":
         return _name(func.lower(column), key.value.lower())
@@ -90,7 +91,7 @@ def _fits(key: Key, value: str) -> bool:
         first, last = key.bounds
         highest = last + "\x7f" if key.vr == "TM" else last
         return (not first or value >= first) and (not last or value <= highest)
-    if key.vr == "UI" or key.keyword in _LISTED:
+    if key.vr == "UI" or key.keyword in LISTED:
         return value in key.values
     if key.vr in _NUMBERS:
         try:

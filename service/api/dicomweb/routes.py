@@ -30,6 +30,22 @@ _SEARCH_PARAMETERS: list[dict[str, Any]] = [
         *(("StudyDate", "string"), ("ModalitiesInStudy", "string"), ("StudyInstanceUID", "string")),
     )
 ]
+RESOURCES = {
+    "Search": (
+        *("/studies", "/series", "/instances"),
+        *(STUDY + "/series", STUDY + "/instances", SERIES + "/instances"),
+    ),
+    "Retrieve instances": (STUDY, SERIES, INSTANCE),
+    "Retrieve metadata": (STUDY + "/metadata", SERIES + "/metadata", INSTANCE + "/metadata"),
+    "Retrieve frames": (INSTANCE + "/frames/{frames}",),
+    "Retrieve bulk data": (INSTANCE + "/bulkdata/{path}",),
+    "Retrieve rendered": (
+        *(STUDY + "/rendered", SERIES + "/rendered", INSTANCE + "/rendered"),
+        INSTANCE + "/frames/{frames}/rendered",
+    ),
+    "Retrieve thumbnails": (STUDY + "/thumbnail", SERIES + "/thumbnail", INSTANCE + "/thumbnail"),
+}
+"""Every resource by what is done with it, for the conformance statement."""
 SEARCH_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "What matches; a warning tells when there is more", "content": {JSON: {}}},
     204: {"description": "Nothing matches"},
