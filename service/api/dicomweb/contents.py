@@ -72,12 +72,15 @@ class Item:
         )
 
 
+def is_open() -> ColumnElement[bool]:
+    """Return the condition for studies of which contents would be shown."""
+    return and_(Study.expired_at.is_(None), Study.removing.is_(None), Study.state != StudyState.HELD)
+
+
 def is_shown() -> ColumnElement[bool]:
     """Return the condition for studies that have contents."""
     return and_(
-        Study.expired_at.is_(None),
-        Study.removing.is_(None),
-        Study.state != StudyState.HELD,
+        is_open(),
         exists().where(
             Instance.study_id == Study.id, Instance.state.in_(SHOWN), Instance.spool_path.is_not(None)
         ),

@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.api.dicomweb.attributes import (
     INSTANCE_KEYS,
@@ -29,7 +29,7 @@ from service.api.dicomweb.attributes import (
     Level,
     tags,
 )
-from service.api.dicomweb.contents import MODALITIES, SHOWN, Item, contents, is_shown
+from service.api.dicomweb.contents import MODALITIES, SHOWN, Item, contents, is_open, is_shown
 from service.api.dicomweb.matching import condition, matches
 from service.api.dicomweb.model import Model, element, ordered, some
 from service.api.dicomweb.query import Key, Query
@@ -131,19 +131,17 @@ class Search:
                         yield item, items, known[study_id]
 
     def _chunks(self, query: Query, only: int | None) -> Iterator[Sequence[int]]:
-        after: int | None = None
+        after: list[ColumnElement[bool]] = []
         while True:
             with self._ledger.read() as session:
-                wanted = _studies(session, query.keys)
-                if only is not None:
-                    wanted = wanted.where(Study.id == only)
-                if after is not None:
-                    wanted = wanted.where(Study.id < after)
+                wanted = _studies(
+                    session, query.keys, *([Study.id == only] if only is not None else []), *after
+                )
                 chunk = session.scalars(wanted.limit(_CHUNK)).all()
             if not chunk:
                 return
             yield chunk
-            after = chunk[-1]
+            after = [Study.id < chunk[-1]]
 
     def _fits(self, item: Item, query: Query, level: Level) -> bool:
         """Return whether an instance, or the series it stands for, matches what is not of its study."""
@@ -259,10 +257,10 @@ def passed_over(query: Query, level: Level) -> list[str]:
     return [*query.unknown, *(name for name in names if name not in MATCHED[level])]
 
 
-def _studies(session: Session, keys: Sequence[Key]) -> Select[Any]:
+def _studies(session: Session, keys: Sequence[Key], *more: ColumnElement[bool]) -> Select[Any]:
     """Return the query for the studies that match, by their row and the last one first."""
     dialect = session.get_bind().dialect.name
-    conditions: list[ColumnElement[bool]] = [is_shown()]
+    conditions = list(more)
     of_subject = []
     for key in keys:
         keyword = key.keyword
@@ -284,14 +282,23 @@ def _studies(session: Session, keys: Sequence[Key]) -> Select[Any]:
             conditions.append(
                 or_(*(Study.id.in_(_holds(table, name, key.values)) for table in (Instance, Report)))
             )
-    if of_subject:
-        # By the index and the table of patients alone, which are quick; whether it is the patient who stands
-        # is asked of no more studies than are wanted.
+    if not of_subject:
+        return select(Study.id).where(is_shown(), *conditions).order_by(Study.id.desc())
+    if dialect == "sqlite":
+        # Without statistics it would begin with all studies, and not with the index of what is asked for.
         conditions.append(Study.id.in_(select(Subject.study_id).where(*of_subject)))
-        conditions.append(
-            exists().where(Subject.study_id == Study.id, *of_subject, Subject.id == _current_subject())
-        )
-    return select(Study.id).where(*conditions).order_by(Study.id.desc())
+    # Who may be meant is put in order first. Whether it is the patient who stands is asked of no more studies
+    # than are wanted: OFFSET keeps both databases from asking it of all.
+    meant = (
+        select(Study.id.label("study_id"), Subject.id.label("subject_id"))
+        .join(Subject, Subject.study_id == Study.id)
+        .where(is_open(), *conditions, *of_subject)
+        .order_by(Study.id.desc())
+        .offset(0)
+        .subquery()
+    )
+    stands = meant.c.subject_id == _subject_of(meant.c.study_id)
+    return select(meant.c.study_id).where(stands).order_by(meant.c.study_id.desc())
 
 
 def _holds(table: type[Instance] | type[Report], column: str, values: Sequence[str]) -> Select[Any]:
@@ -308,13 +315,16 @@ def _has_modality(values: Sequence[str]) -> ColumnElement[bool]:
 
 
 def _current_subject() -> ColumnElement[Any]:
-    """Return the row of the patient of the image that came last, of the study that is asked about."""
+    """Return the row of the patient of the image that came last."""
+    return _subject_of(Study.id)
+
+
+def _subject_of(study_id: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[Any]:
     return (
         select(Instance.subject_id)
-        .where(Instance.study_id == Study.id, Instance.state.in_(SHOWN), Instance.spool_path.is_not(None))
+        .where(Instance.study_id == study_id, Instance.state.in_(SHOWN), Instance.spool_path.is_not(None))
         .order_by(Instance.id.desc())
         .limit(1)
-        .correlate(Study)
         .scalar_subquery()
     )
 
