@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +44,7 @@ from service.core.tables import Instance, Study, Subject
 from tests import audit_trail, factories
 from tests.faults.web import Web, web
 from tests.pipeline import film, hurry, opened_at, reports, says, work
+from tests.servers import ROOT
 from tests.tokens import SECRETS, bearer, entries
 
 ALL = ("sr", "heatmap", "text", "gsps", "pdf")
@@ -254,6 +258,24 @@ def test_a_query_that_cannot_be_meant_is_refused(hospital: Hospital, parameters:
     answer = hospital.get("/studies", **parameters)
     assert answer.status_code == 400
     assert answer.json()["detail"]
+
+
+def test_what_the_readme_says_to_try_lists_studies(hospital: Hospital) -> None:
+    (line,) = [
+        line.removeprefix("$ ")
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("$ dicomweb_client")
+    ]
+    line = line.replace("http://127.0.0.1:8080", hospital.web.url)
+    done = subprocess.run(
+        ["/bin/sh", "-c", line],
+        env={"PATH": str(Path(sys.executable).parent), "TOKEN": SECRETS["clinician"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert len(json.loads(done.stdout)) == 5
 
 
 def test_series_and_instances_are_found_within_a_study_and_without(hospital: Hospital) -> None:

@@ -79,6 +79,11 @@ def test_a_reader_signs_in_finds_the_study_and_sees_film_verdict_and_heat_map(
         study.save("hilum-heatmap")
         assert study.faults() == []
         assert not is_black(study.pixels())
+        study.show("AI Pneumonia page")
+        pages = study.page.locator("object[type='application/pdf']")
+        study.until(pages.count, "the page as a PDF")
+        study.save("hilum-page")
+        assert study.faults() == []
     finally:
         study.close()
 
