@@ -193,6 +193,8 @@ def test_a_session_ends_after_a_shift_however_busy_it_was(client: Clients) -> No
     [
         (f"/studies/{UID}", f"/studies/{UID}"),
         ("/docs", "/docs"),
+        (f"/viewer?StudyInstanceUIDs={UID}", f"/viewer?StudyInstanceUIDs={UID}"),
+        ("/viewer?StudyInstanceUIDs=1.2&next=//evil.example", "/"),
         ("//evil.example", "/"),
         ("https://evil.example", "/"),
         ("/\\evil.example", "/"),
