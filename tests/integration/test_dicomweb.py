@@ -822,13 +822,13 @@ def test_a_large_object_is_never_in_memory(clinic: tuple[Any, Hospital], tmp_pat
     context, hospital = clinic
     dataset = two_frames()
     dataset.NumberOfFrames, dataset.Rows, dataset.Columns = 4, 4096, 4096
-    dataset.PixelData = bytes(64 << 20)
+    dataset.PixelData, dataset.EncapsulatedDocument = bytes(64 << 20), bytes(32 << 20)
     sent = send(context, tmp_path, dataset)
     expected = hashlib.sha256(sent.read_bytes()).hexdigest()
-    del dataset.PixelData
+    del dataset.PixelData, dataset.EncapsulatedDocument
     tracemalloc.start()
     try:
-        for path in ("", "/frames/1,2,3,4", "/bulkdata/7FE00010", "/metadata"):
+        for path in ("", "/frames/1,2,3,4", "/bulkdata/7FE00010", "/bulkdata/00420011", "/metadata"):
             digest = hashlib.sha256()
             url = f"{hospital.web.url}/dicomweb{path_of(dataset)}{path}"
             headers = {**bearer("clinician"), "Accept": "application/dicom" if not path else "*/*"}

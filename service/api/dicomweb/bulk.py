@@ -33,7 +33,7 @@ def bulk_values(stored: Stored, path: str) -> list[Iterator[bytes]]:
             return [stored.read(stored.pixels.begin, stored.pixels.length)]
         return [stored.frame(number) for number in range(1, stored.number_of_frames + 1)]
     with suppress(KeyError, IndexError, TypeError, AttributeError):
-        raw: Any = _within(stored.dataset, steps[:-1]).get_item(tag)
+        raw: Any = _within(stored.dataset, steps[:-1]).get_item(tag, keep_deferred=True)
         if raw is not None and is_bulk(raw):
             if isinstance(raw, RawDataElement) and raw.value is None and raw.length != _UNDEFINED:
                 return [stored.read(raw.value_tell, raw.length)]

@@ -99,7 +99,7 @@ def _walk(dataset: Dataset, url: str | None, *, big_endian: bool) -> Model:
 
 
 def _one(dataset: Dataset, tag: BaseTag, url: str | None, *, big_endian: bool) -> dict[str, Any] | None:
-    raw: Any = dataset.get_item(tag)
+    raw: Any = dataset.get_item(tag, keep_deferred=True)
     if raw is None:
         return None
     if is_bulk(raw):
