@@ -657,6 +657,38 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[An
     context.ledger.close()
 
 
+def test_a_search_finds_the_same_on_postgresql(
+    tmp_path: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(monkeypatch, 0.9)
+    context = opened_at(tmp_path, database_url=postgresql, destinations="PACS=dicom://PACS@127.0.0.1:104")
+    settings = {"data_dir": context.settings.data_dir, "database_url": postgresql}
+    with web(tmp_path, api_tokens=entries(), **settings) as running:
+        for number in range(3):
+            named = {"PatientName": f"Name{number}^Given", "AccessionNumber": f"A[{number}]"}
+            send(
+                context, tmp_path, film(number, study=f"p{number}", StudyDate=f"2026010{number + 1}", **named)
+            )
+            work(context)
+        client = Hospital(running, {}).client
+        for filters, number in (
+            ({}, 3),
+            ({"PatientName": "name?^*"}, 3),
+            ({"PatientName": "NAME1^GIVEN"}, 1),
+            ({"PatientID": "TEST-p*"}, 3),
+            ({"PatientID": "test-p*"}, 0),
+            ({"AccessionNumber": "A[1*"}, 1),
+            ({"AccessionNumber": "A%"}, 0),
+            ({"StudyDate": "20260102-"}, 2),
+            ({"StudyDate": "20260101", "ModalitiesInStudy": "SR"}, 1),
+            ({"StudyTime": "10-11"}, 3),
+        ):
+            assert len(client.search_for_studies(search_filters=filters)) == number, filters
+        assert len(client.search_for_series(search_filters={"Modality": "SR", "PatientName": "name1*"})) == 1
+        assert len(client.search_for_studies(limit=2, offset=2)) == 1
+    context.ledger.close()
+
+
 def uids(hospital: Hospital, study: str) -> set[str]:
     return {item["00080018"]["Value"][0] for item in hospital.client.search_for_instances(study)}
 
