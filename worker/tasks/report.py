@@ -45,6 +45,7 @@ from service.core.states import (
 from service.core.tables import Analysis, Instance, Model, Outbox, Rejection, Report, Revision, Study, Subject
 from worker import wording
 from worker.context import Context, discarding, read_weights
+from worker.iod import remember
 from worker.tasks.documents import earlier_documents, stands_beside
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
 
@@ -77,6 +78,11 @@ def check(settings: Settings) -> None:
         With what is wrong with the weights.
     """
     read_weights(settings)
+
+
+def warm_up(_: Context) -> None:
+    """Make the reports of this process cheaper."""
+    remember()
 
 
 def run(context: Context) -> None:

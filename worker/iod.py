@@ -1,0 +1,25 @@
+"""What highdicom asks of the standard's tables, looked up once.
+
+Whether an IOD has an attribute is searched for in all of its modules each time, eight times an object: a tenth
+of a report's time. The tables ship with highdicom and never change.
+"""
+
+import sys
+from functools import cache
+
+from highdicom import _standard_utils
+
+_ASKED = "does_iod_have_pixel_data", "is_attribute_in_iod"
+
+
+def remember() -> None:
+    """Let every module of highdicom that asks hear the first answer again; a second call changes nothing."""
+    for name in _ASKED:
+        asked = getattr(_standard_utils, name, None)
+        if asked is None:  # another highdicom than the pinned one: it asks as it does
+            continue
+        answered = cache(asked)
+        for module in list(sys.modules.values()):
+            asks = module.__name__.startswith("highdicom.") and module is not _standard_utils
+            if asks and getattr(module, name, None) is asked:
+                setattr(module, name, answered)
