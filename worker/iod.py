@@ -1,7 +1,7 @@
 """What highdicom asks of the standard's tables, looked up once.
 
-Whether an IOD has an attribute is searched for in all of its modules each time, eight times an object: a tenth
-of a report's time. The tables ship with highdicom and never change.
+Whether an IOD has an attribute is searched for in all of its modules each time, eight times an object: a
+tenth of a report's time. The tables ship with highdicom and never change.
 """
 
 import sys
