@@ -106,10 +106,10 @@ class Lease:
     attempts: int
 
 
-def ready(stage: Stage) -> ColumnElement[bool]:
-    """Return the condition for rows of `stage` that may be started at this moment."""
-    table, moment = stage.table, now()
-    condition = (
+def ready(stage: Stage, moment: Any = None) -> ColumnElement[bool]:
+    """Return the condition for rows of `stage` that may be started at `moment`: now, or a bound parameter."""
+    table, moment = stage.table, now() if moment is None else moment
+    condition: ColumnElement[bool] = (
         (table.state == stage.waiting)
         & (table.ready_at <= moment)
         & or_(table.lease_until.is_(None), table.lease_until < moment)
@@ -354,6 +354,8 @@ def exhausted(session: Session, stage: Stage) -> list[Lease]:
             table.attempts >= MAX_ATTEMPTS,
             or_(table.lease_until.is_(None), table.lease_until < moment),
         )
+        # In the order of the index, so that it is used whatever the planner thinks of the states.
+        .order_by(table.ready_at)
         .limit(100)
     )
     return [Lease(stage, *row) for row in found]
