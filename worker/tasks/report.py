@@ -70,7 +70,7 @@ class _NotYet(Exception):
 
 
 def check(settings: Settings) -> None:
-    """Stop the start of a pool whose reports could not name their model.
+    """Stop the start of a pool whose reports could not name their model, and read what all of them need.
 
     Raises
     ------
@@ -78,10 +78,6 @@ def check(settings: Settings) -> None:
         With what is wrong with the weights.
     """
     read_weights(settings)
-
-
-def warm_up(_: Context) -> None:
-    """Make the reports of this process cheaper."""
     remember()
 
 
