@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import and_, or_, select
@@ -45,6 +46,7 @@ from service.core.states import (
 from service.core.tables import Analysis, Instance, Model, Outbox, Rejection, Report, Revision, Study, Subject
 from worker import wording
 from worker.context import Context, discarding, read_weights
+from worker.encoding import save
 from worker.iod import remember
 from worker.tasks.documents import earlier_documents, stands_beside
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
@@ -295,9 +297,7 @@ def _supersede(session: Session, context: Context, study: Study, job: Job) -> No
 
 
 def _written(context: Context, item: Object) -> _Built:
-    path = context.spool.write(
-        "reports", ".dcm", lambda stream: item.dataset.save_as(stream, enforce_file_format=True)
-    )
+    path = context.spool.write("reports", ".dcm", partial(save, item.dataset))
     content = context.spool.absolute(path).read_bytes()
     return _Built(**vars(item), path=path, digest=hashlib.sha256(content).hexdigest(), size=len(content))
 
