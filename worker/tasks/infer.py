@@ -48,7 +48,7 @@ def warm_up(context: Context) -> None:
 
 def about(context: Context) -> dict[str, str]:
     """Return what this process computes with."""
-    return {"device": device_name(), "model": context.weights.sha256}
+    return {"device": f"{device_name()}, {_predictor(context).engine}", "model": context.weights.sha256}
 
 
 def run(context: Context) -> None:
@@ -112,12 +112,15 @@ def _adopt(context: Context) -> None:
 
 
 def _predictor(context: Context) -> Predictor:
-    return _load(context.settings.weights or default_weights())
+    return _load(context.settings.weights or default_weights(), context.settings.engine)
 
 
 @cache
-def _load(weights: Path) -> Predictor:
-    return Predictor.load(weights)
+def _load(weights: Path, engine: str) -> Predictor:
+    predictor = Predictor.load(weights, fastest=engine == "auto")
+    if predictor.engine_fault:
+        _log.warning("infer.engine", engine=predictor.engine, reason=predictor.engine_fault)
+    return predictor
 
 
 def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArray[Any]]]:
