@@ -42,6 +42,7 @@ from service.core.tables import (
     Pause,
     Report,
     Revision,
+    Shadow,
     Study,
 )
 
@@ -61,7 +62,7 @@ FILE_GONE = "its file is gone from the data folder"
 _log = structlog.get_logger()
 
 
-Table = type[Instance] | type[Analysis] | type[Revision] | type[Outbox] | type[Confirmation]
+Table = type[Instance] | type[Analysis] | type[Shadow] | type[Revision] | type[Outbox] | type[Confirmation]
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,17 @@ class Stage:
 
 DECODE = Stage("decode", "decode", Instance, InstanceState.RECEIVED)
 INFER = Stage("infer", "infer", Analysis, AnalysisState.PENDING)
+SHADOW = Stage("shadow", "infer", Shadow, AnalysisState.PENDING)
 REPORT = Stage("report", "report", Revision, RevisionState.PENDING)
 DELIVER = Stage("deliver", "deliver", Outbox, DeliveryState.PENDING, limited=False)
 CONFIRM = Stage("confirm", "deliver", Confirmation, ConfirmationState.WAITING, limited=False)
-STAGES = (DECODE, INFER, REPORT, DELIVER, CONFIRM)
+STAGES = (DECODE, INFER, SHADOW, REPORT, DELIVER, CONFIRM)
 
 # How to get from the work to its study.
 _TO_STUDY: dict[str, tuple[type[Base], ...]] = {
     DECODE.name: (Study,),
     INFER.name: (Instance, Study),
+    SHADOW.name: (Instance, Study),
     REPORT.name: (Study,),
     DELIVER.name: (Report, Study),
     CONFIRM.name: (Outbox, Report, Study),

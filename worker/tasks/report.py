@@ -129,7 +129,7 @@ def _report_one(context: Context, lease: Lease) -> None:
 
 def _read(context: Context, lease: Lease) -> tuple[Job, int]:
     """Return the revision with all that is needed to build it, and the row of the model it speaks for."""
-    installation, served = context.ledger.installation(), context.model_id
+    installation, served = context.ledger.installation(), context.model().id
     names = [destination.name for destination in context.settings.destinations]
     with context.ledger.read() as session:
         revision: Revision = leased(session, lease)
