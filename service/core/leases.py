@@ -42,6 +42,7 @@ from service.core.tables import (
     Pause,
     Report,
     Revision,
+    Shadow,
     Study,
 )
 
@@ -61,7 +62,7 @@ FILE_GONE = "its file is gone from the data folder"
 _log = structlog.get_logger()
 
 
-Table = type[Instance] | type[Analysis] | type[Revision] | type[Outbox] | type[Confirmation]
+Table = type[Instance] | type[Analysis] | type[Shadow] | type[Revision] | type[Outbox] | type[Confirmation]
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,17 @@ class Stage:
 
 DECODE = Stage("decode", "decode", Instance, InstanceState.RECEIVED)
 INFER = Stage("infer", "infer", Analysis, AnalysisState.PENDING)
+SHADOW = Stage("shadow", "infer", Shadow, AnalysisState.PENDING)
 REPORT = Stage("report", "report", Revision, RevisionState.PENDING)
 DELIVER = Stage("deliver", "deliver", Outbox, DeliveryState.PENDING, limited=False)
 CONFIRM = Stage("confirm", "deliver", Confirmation, ConfirmationState.WAITING, limited=False)
-STAGES = (DECODE, INFER, REPORT, DELIVER, CONFIRM)
+STAGES = (DECODE, INFER, SHADOW, REPORT, DELIVER, CONFIRM)
 
 # How to get from the work to its study.
 _TO_STUDY: dict[str, tuple[type[Base], ...]] = {
     DECODE.name: (Study,),
     INFER.name: (Instance, Study),
+    SHADOW.name: (Instance, Study),
     REPORT.name: (Study,),
     DELIVER.name: (Report, Study),
     CONFIRM.name: (Outbox, Report, Study),
@@ -106,10 +109,10 @@ class Lease:
     attempts: int
 
 
-def ready(stage: Stage) -> ColumnElement[bool]:
-    """Return the condition for rows of `stage` that may be started at this moment."""
-    table, moment = stage.table, now()
-    condition = (
+def ready(stage: Stage, moment: Any = None) -> ColumnElement[bool]:
+    """Return the condition for rows of `stage` that may be started at `moment`: now, or a bound parameter."""
+    table, moment = stage.table, now() if moment is None else moment
+    condition: ColumnElement[bool] = (
         (table.state == stage.waiting)
         & (table.ready_at <= moment)
         & or_(table.lease_until.is_(None), table.lease_until < moment)
@@ -354,6 +357,8 @@ def exhausted(session: Session, stage: Stage) -> list[Lease]:
             table.attempts >= MAX_ATTEMPTS,
             or_(table.lease_until.is_(None), table.lease_until < moment),
         )
+        # In the order of the index, so that it is used whatever the planner thinks of the states.
+        .order_by(table.ready_at)
         .limit(100)
     )
     return [Lease(stage, *row) for row in found]
@@ -389,11 +394,13 @@ def held_by(session: Session, stage: Stage, family: str) -> list[tuple[Lease, st
     """Return the leases of `stage` that one worker of this host holds at this moment, with their owners."""
     table = stage.table
     found = session.execute(
-        select(table.id, table.lease_token, table.attempts, table.lease_owner).where(
+        select(table.id, table.lease_token, table.attempts, table.lease_owner)
+        .where(
             table.state == stage.waiting,
             table.lease_until > now(),
             table.lease_owner.startswith(family_prefix(family), autoescape=True),
         )
+        .order_by(table.ready_at)  # as in `exhausted`
     )
     return [(Lease(stage, *row), str(holder)) for *row, holder in found]
 
@@ -401,9 +408,13 @@ def held_by(session: Session, stage: Stage, family: str) -> list[tuple[Lease, st
 def at_work(session: Session, stage: Stage) -> bool:
     """Return whether somebody works on anything of `stage` at this moment."""
     table = stage.table
-    return bool(
-        session.scalar(select(exists().where(table.state == stage.waiting, table.lease_until > now())))
+    one = (
+        select(table.id)
+        .where(table.state == stage.waiting, table.lease_until > now())
+        .order_by(table.ready_at)  # as in `exhausted`
+        .limit(1)
     )
+    return session.scalar(one) is not None
 
 
 def backoff_seconds(attempts: int, longest: float) -> float:

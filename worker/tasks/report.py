@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import and_, or_, select
@@ -45,6 +46,8 @@ from service.core.states import (
 from service.core.tables import Analysis, Instance, Model, Outbox, Rejection, Report, Revision, Study, Subject
 from worker import wording
 from worker.context import Context, discarding, read_weights
+from worker.encoding import save
+from worker.iod import remember
 from worker.tasks.documents import earlier_documents, stands_beside
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
 
@@ -69,7 +72,7 @@ class _NotYet(Exception):
 
 
 def check(settings: Settings) -> None:
-    """Stop the start of a pool whose reports could not name their model.
+    """Stop the start of a pool whose reports could not name their model, and read what all of them need.
 
     Raises
     ------
@@ -77,6 +80,7 @@ def check(settings: Settings) -> None:
         With what is wrong with the weights.
     """
     read_weights(settings)
+    remember()
 
 
 def run(context: Context) -> None:
@@ -125,7 +129,7 @@ def _report_one(context: Context, lease: Lease) -> None:
 
 def _read(context: Context, lease: Lease) -> tuple[Job, int]:
     """Return the revision with all that is needed to build it, and the row of the model it speaks for."""
-    installation, served = context.ledger.installation(), context.model_id
+    installation, served = context.ledger.installation(), context.model().id
     names = [destination.name for destination in context.settings.destinations]
     with context.ledger.read() as session:
         revision: Revision = leased(session, lease)
@@ -293,9 +297,7 @@ def _supersede(session: Session, context: Context, study: Study, job: Job) -> No
 
 
 def _written(context: Context, item: Object) -> _Built:
-    path = context.spool.write(
-        "reports", ".dcm", lambda stream: item.dataset.save_as(stream, enforce_file_format=True)
-    )
+    path = context.spool.write("reports", ".dcm", partial(save, item.dataset))
     content = context.spool.absolute(path).read_bytes()
     return _Built(**vars(item), path=path, digest=hashlib.sha256(content).hexdigest(), size=len(content))
 
