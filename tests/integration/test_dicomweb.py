@@ -299,6 +299,7 @@ def test_series_and_instances_are_found_within_a_study_and_without(hospital: Hos
     everywhere = hospital.client.search_for_instances()
     assert len(everywhere) == 6 * (len(SYNTAXES) + 1) + 2
     assert all("00100010" in item for item in everywhere)
+    assert {item["00201206"]["Value"][0] for item in everywhere} == {1, 6}  # series of the study, not of one
     assert len(hospital.client.search_for_series(search_filters={"Modality": "SR"})) == 2 * (
         len(SYNTAXES) + 1
     )
@@ -892,6 +893,7 @@ def test_hostile_lengths_and_depths_cost_an_answer_and_nothing_else(
         whole.replace(b"\xe0\x7f\x10\x00", b"\xe0\x7f\x11\x00"),
     ):
         path.write_bytes(damage)
+        assert hospital.get(path_of(dataset, "study") + "/metadata").status_code in (200, 406)
         for resource in ("/metadata", "/frames/1", "/bulkdata/7FE00010"):
             answer = hospital.get(path_of(dataset) + resource)
             assert answer.status_code in (200, 404, 406), (resource, answer.status_code)

@@ -41,7 +41,7 @@ def one_part(_context: SerializationContext, value: Any) -> bytes:
     "examples",
     [
         pytest.param(15, id="few"),
-        pytest.param(400, id="many", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(150, id="many", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
 def test_no_request_that_the_description_leads_to_breaks_anything(client: Clients, examples: int) -> None:

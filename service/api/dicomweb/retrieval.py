@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import structlog
 from fastapi import HTTPException, Request, Response
 from pydicom import Dataset
 from pydicom.uid import UID
@@ -34,6 +35,7 @@ from service.core.ledger import Ledger
 from service.core.spool import Spool
 
 _MOST_FRAMES = 1000
+_log = structlog.get_logger()
 
 
 class Retrieval:
@@ -107,13 +109,20 @@ class Retrieval:
 
         def read() -> Iterator[Model]:
             for item in present:
-                yield whole(open_stored(self._spool.absolute(item.path)), f"{base}{item.resource}/bulkdata")
+                try:
+                    stored = self._open(item)
+                except HTTPException as fault:
+                    if len(present) == 1:
+                        raise
+                    # One that is broken does not keep the others of its study from being shown.
+                    _log.warning("dicomweb.left_out", path=item.path, reason=fault.detail)
+                    continue
+                yield whole(stored, f"{base}{item.resource}/bulkdata")
 
         models = read()
-        try:
-            first = next(models)
-        except OSError:
-            raise _file_gone() from None
+        first = next(models, None)
+        if first is None:
+            raise HTTPException(406, "none of the objects can be read")
         status = 200 if len(present) == len(items) else 206
         if choice.media_type == XML:
             return multipart(XML, xml_parts(_with(first, models)), status)

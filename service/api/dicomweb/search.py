@@ -94,7 +94,7 @@ class Search:
         """Return the series or instances that match, in all studies or in one, and maybe in one series."""
         results: list[Model] = []
         passed = remaining = 0
-        for item, items, study in self._candidates(query, level, study_id, series):
+        for item, items, of_study in self._candidates(query, level, study_id, series):
             if not self._fits(item, query, level):
                 continue
             passed += 1
@@ -105,13 +105,16 @@ class Search:
                 if study_id is None or remaining == _COUNTED:
                     return Found(results, remaining, counted=False)
                 continue
-            results.append(self._result(item, items, study, query, level, study_id is None, series is None))
+            result = self._result(item, items, query, level, study_id is None or series is None)
+            if study_id is None:
+                result = ordered({**self._study_attributes(*of_study), **result})
+            results.append(result)
         return Found(results, remaining)
 
     def _candidates(
         self, query: Query, level: Level, only: int | None, series: str | None
-    ) -> Iterator[tuple[Item, list[Item], tuple[Study, Subject]]]:
-        """Yield each instance, or one of each series, with all of its series and its study."""
+    ) -> Iterator[tuple[Item, list[Item], tuple[Study, Subject, list[Item]]]]:
+        """Yield each instance, or one of each series, with all of its series and of its study."""
         for chunk in self._chunks(query, only):
             with self._ledger.read() as session:
                 rows = session.execute(
@@ -120,7 +123,7 @@ class Search:
                     .where(Study.id.in_(chunk), Subject.id == _current_subject())
                 ).all()
                 held = contents(session, chunk)
-            known = {study.id: (study, subject) for study, subject in rows}
+            known = {study.id: (study, subject, held[study.id]) for study, subject in rows}
             for study_id in chunk:
                 by_series: dict[str, list[Item]] = defaultdict(list)
                 for item in held[study_id]:
@@ -204,10 +207,8 @@ class Search:
         self,
         item: Item,
         items: Sequence[Item],
-        study: tuple[Study, Subject],
         query: Query,
         level: Level,
-        of_all_studies: bool,
         of_all_series: bool,
     ) -> Model:
         wanted = set(tags(SERIES_RETURNED) if level is Level.SERIES or of_all_series else ())
@@ -223,8 +224,6 @@ class Search:
         else:
             keywords = {keyword_for_tag(tag) for tag in wanted}
             model |= _only(some(self._header(item, keywords)), wanted)
-        if of_all_studies:
-            model |= self._study_attributes(*study, items)
         resource = item.resource if level is Level.INSTANCES else item.resource.partition("/instances/")[0]
         model |= (
             element("SpecificCharacterSet", "ISO_IR 192")
