@@ -70,36 +70,37 @@ class Watchdog:
                     why = self._look_at(stage)
                 except (SQLAlchemyError, RedisError) as fault:
                     _log.warning("watchdog.blind", queue=stage.queue, error=type(fault).__name__)
-                    self._silent_since.pop(stage.queue, None)
+                    self._silent_since.pop(stage.name, None)
                     continue
                 if why:
                     found[stage.queue] = why
-                    self._silent_since.pop(stage.queue, None)
+                    self._silent_since.pop(stage.name, None)
         return found
 
     def _look_at(self, stage: Stage) -> str | None:
-        queue, moment = stage.queue, time.monotonic()
+        # Stages of one queue must not be taken for each other.
+        name, queue, moment = stage.name, stage.queue, time.monotonic()
         with self._ledger.read() as session:
             leases = [lease for lease, _ in held_by(session, stage, self._families[queue])]
             ready = count_ready(session, stage)
-        oldest = self._oldest(queue, {(queue, lease.row_id, lease.token) for lease in leases}, moment)
+        oldest = self._oldest(name, {(name, lease.row_id, lease.token) for lease in leases}, moment)
         if oldest > self._longest_seconds.get(queue, math.inf):
             return f"it has worked on the same for {oldest:.0f} s"
         if leases:
             self._patience[queue] = 1
         if leases or not ready or not self._redis.llen(queue):
-            self._silent_since.pop(queue, None)
+            self._silent_since.pop(name, None)
             return None
         with self._ledger.write():
             pass  # raises while the ledger is locked: then nobody can lease anything
-        silent = moment - self._silent_since.setdefault(queue, moment)
+        silent = moment - self._silent_since.setdefault(name, moment)
         if silent <= self._silent_seconds * self._patience[queue]:
             return None
         self._patience[queue] = min(2 * self._patience[queue], _MOST_PATIENCE)
         return f"{ready} piece(s) of work are ready, and it has taken none for {silent:.0f} s"
 
-    def _oldest(self, queue: str, leases: set[tuple[str, int, int]], moment: float) -> float:
-        """Return for how many seconds the pool has held its oldest lease."""
-        for gone in [lease for lease in self._held_since if lease[0] == queue and lease not in leases]:
+    def _oldest(self, stage: str, leases: set[tuple[str, int, int]], moment: float) -> float:
+        """Return for how many seconds the pool has held its oldest lease of a stage."""
+        for gone in [lease for lease in self._held_since if lease[0] == stage and lease not in leases]:
             del self._held_since[gone]
         return max((moment - self._held_since.setdefault(lease, moment) for lease in leases), default=0.0)
