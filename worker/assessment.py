@@ -41,12 +41,12 @@ from pydicom.dataset import Dataset
 from service.core.results import Finding, Result
 from service.core.states import Assessment
 from worker import codes, wording
-from worker.report_context import ReportContext, identity, set_creation
+from worker.report_context import MANUFACTURER, ReportContext, identity, set_creation
 from worker.source import anonymous, inherit, local_time, normalised, requests
 from worker.structured_report import childless, predecessor_documents
 from worker.text_report import ENGLISH
 
-SERIES_NUMBER = 9009
+SERIES_NUMBER = 9008
 SERIES_DESCRIPTION = "AI result: assessment by a reader"
 
 
@@ -116,6 +116,7 @@ def build_assessment(assessed: Sequence[Dataset], reading: Reading, context: Rep
     at = local_time(leading, context.at)
     root = ContainerContentItem(codes.AI_RESULT_ASSESSMENT, is_content_continuous=False)
     said = wording.assessment(
+        context.model,
         reading.result,
         context.revision,
         reading.reader,
@@ -145,9 +146,19 @@ def build_assessment(assessed: Sequence[Dataset], reading: Reading, context: Rep
         document.PredecessorDocumentsSequence = predecessor_documents(
             context.predecessors, leading.StudyInstanceUID
         )
+    document.CodingSchemeIdentificationSequence = [_coding_scheme()]
     inherit(document, headers, [reading.reader, *said])
     set_creation(document, at)
     return document
+
+
+def _coding_scheme() -> Dataset:
+    """Return who answers for our own codes (PS3.3 C.12.1.1.1.1)."""
+    item = Dataset()
+    item.CodingSchemeDesignator = codes.OURS
+    item.CodingSchemeName = "Hilum's own codes"
+    item.CodingSchemeResponsibleOrganization = MANUFACTURER
+    return item
 
 
 def _observer(reader: str) -> ObserverContext:
@@ -155,7 +166,7 @@ def _observer(reader: str) -> ObserverContext:
     name = " ".join(reader.translate(dict.fromkeys(map(ord, "^=\\"), " ")).split())
     return ObserverContext(
         observer_type=CodedConcept.from_code(codes.PERSON),
-        observer_identifying_attributes=PersonObserverIdentifyingAttributes(name=f"{name}^"),
+        observer_identifying_attributes=PersonObserverIdentifyingAttributes(name=f"{name[:63]}^"),
     )
 
 

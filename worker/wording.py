@@ -182,6 +182,7 @@ def feedback(url: str) -> list[str]:
 
 
 def assessment(
+    model: ModelIdentity,
     result: Result,
     revision: int,
     reader: str,
@@ -197,7 +198,7 @@ def assessment(
         Assessment.NOT_USABLE: "finds not usable",
     }[assessment]
     own = "" if own_finding is None else f" Own finding: pneumonia {own_finding}."
-    about = f"revision {revision}: {verdict(result)}"
+    about = f"revision {revision} by {model.name} {model.version}: {verdict(result)}"
     lines = [f"{reader} {said} the AI result of {about}.{own} {RESEARCH_USE_ONLY}"]
     return [*lines, f"Note by {reader}: {note}"] if note else lines
 

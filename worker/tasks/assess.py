@@ -93,6 +93,16 @@ def assessment_of(context: Context, session: Session, entry: Feedback) -> Datase
     )
 
 
+def stored_assessment(session: Session, entry: Feedback) -> str | None:
+    """Return the path of the SR that was made of an entry, None without one."""
+    path = session.scalars(
+        select(Report.path)
+        .join(AssessmentReport, AssessmentReport.report_id == Report.id)
+        .where(AssessmentReport.feedback_id == entry.id)
+    ).first()
+    return path or None
+
+
 def _build_one(context: Context, lease: Lease) -> None:
     with context.ledger.read() as session:
         waiting: AssessmentReport = leased(session, lease)
