@@ -75,7 +75,9 @@ def test_document_names_the_report_and_the_reader() -> None:
     assert said(document, Code("121005", "DCM", "Observer Type")) == ["Person (121006, DCM)"]
     assert said(document, Code("121008", "DCM", "Person Observer Name")) == ["Dr. Eva Weber^"]
     (conclusion,) = said(document, codes.CONCLUSION)
-    assert conclusion.startswith("Dr. Eva Weber agrees with the AI result of revision 1 by hilum-chest-resnet 1.0.0: AI:")
+    assert conclusion.startswith(
+        "Dr. Eva Weber agrees with the AI result of revision 1 by hilum-chest-resnet 1.0.0: AI:"
+    )
     assert "Research use only, not for diagnosis." in conclusion
     assert said(document, codes.COMMENT) == ["Note by Dr. Eva Weber: Left base.\nSeen with Dr. B."]
     (study,) = document.CurrentRequestedProcedureEvidenceSequence
