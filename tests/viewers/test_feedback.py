@@ -1,10 +1,9 @@
 """Feedback in a real browser: one click, soon seen, also by others, by keyboard, and behind a link."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from sqlalchemy import select
 
 from service.core.feedback_link import links_of
@@ -66,16 +65,15 @@ def test_a_click_is_stored_and_shown_within_the_bar(
 
 
 def test_finding_note_and_name_go_with_the_click_and_other_pages_see_it(
-    running: Web, context: Context, page: Page, screenshots: Path
+    running: Web, context: Context, page: Page, browser: Browser, screenshots: Path
 ) -> None:
     uid = analysed(context)
     signed_in(page, running.url, "clinician", f"/studies/{uid}")
-    other = page.context.new_page()
-    other.goto(f"{running.url}/studies/{uid}")
-    listed = page.context.new_page()
+    other, listed = browser.new_page(), browser.new_page(color_scheme="dark")
+    signed_in(other, running.url, "administrator", f"/studies/{uid}")
+    signed_in(listed, running.url, "viewer")
     listed.goto(f"{running.url}/?feedback=disagree")
     listed.get_by_text("No study fits these filters.").wait_for()
-    page.bring_to_front()
     page.get_by_label("Own finding").select_option("absent")
     page.get_by_label("Note").fill("Skin fold, no consolidation.")
     page.get_by_label("Your name").fill("Dr. Weber")
@@ -112,10 +110,9 @@ def test_the_keyboard_alone_gives_feedback_and_enter_in_a_field_gives_none(
     assert page.evaluate("document.activeElement.textContent") == "Disagree"
 
 
-def test_without_a_script_the_form_stores_by_itself(running: Web, context: Context, page: Page) -> None:
+def test_without_a_script_the_form_stores_by_itself(running: Web, context: Context, browser: Browser) -> None:
     uid = analysed(context)
-    plain: Any = page.context.browser
-    window = plain.new_page(java_script_enabled=False)
+    window = browser.new_page(java_script_enabled=False)
     signed_in(window, running.url, "clinician", f"/studies/{uid}")
     window.get_by_role("button", name="Not usable").click()
     window.locator("#feedback-history tbody tr").wait_for()

@@ -28,6 +28,7 @@ from tests.unit.worker.reports import (
 )
 from worker import codes
 from worker.assessment import build_assessment
+from worker.document import build_document
 from worker.report_context import Predecessor
 from worker.structured_report import build_structured_report
 from worker.text_report import build_text_report
@@ -133,3 +134,29 @@ def test_dsrdump_reads_the_document(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert "AI Result Assessment" in run.stdout
     assert "Accepted" in run.stdout
+
+
+LINK = "https://hilum.hospital.local/feedback/WyIxLjIiLDFd.aScBcQ." + "x" * 150
+
+
+def test_each_form_of_the_report_carries_the_link_for_feedback_and_no_film_is_written_over() -> None:
+    film, lateral = image(POSITIVE), image(LATERAL)
+    made = reread(build_structured_report([film], context(film, feedback_url=LINK)))
+    linked = f"Feedback on this result: {LINK}"
+    items = [item for item in content_tree(made) if item.value == linked]
+    # Below Qualitative Evaluations: a viewer writes the comments of a measurement group over the film.
+    assert [(item.depth, item.says(codes.COMMENT)) for item in items] == [(2, True)]
+    for images in ([film], [lateral]):
+        text = reread(build_text_report(images, of_series(9003, *images, feedback_url=LINK)))
+        assert linked in said(text, codes.CONCLUSION)
+    page = build_document([film], of_series(9006, film, feedback_url=LINK))
+    assert LINK.encode() in bytes(page.EncapsulatedDocument)  # as what a click opens
+    without = build_document([film], of_series(9006, film))
+    assert b"/URI" not in bytes(without.EncapsulatedDocument)
+
+
+def test_a_report_with_a_link_is_valid(tmp_path: Path) -> None:
+    film = image(POSITIVE)
+    made = build_structured_report([film], context(film, feedback_url=LINK))
+    assert complaints(made, tmp_path) == []
+    assert complaints(build_document([film], of_series(9006, film, feedback_url=LINK)), tmp_path) == []
