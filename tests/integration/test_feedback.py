@@ -24,9 +24,10 @@ from service.core.removal import forget_files
 from service.core.settings import load
 from service.core.states import Kind
 from service.core.tables import AssessmentReport, Event, Feedback, Report, Study
+from service.scheduler.scheduler import give_up_exhausted
 from tests.audit_trail import objects, of
 from tests.ledgers import migrated
-from tests.pipeline import film, receive, reports, says, send_all, study, work
+from tests.pipeline import film, hurry, receive, reports, says, send_all, study, work
 from tests.servers import Orthanc
 from tests.tokens import bearer, entries, sign_in
 from worker.context import Context
@@ -472,6 +473,23 @@ def test_no_sr_is_made_where_no_destination_asks_for_it(context: Context) -> Non
     assert [item.kind for item in reports(context)] == ["sr", "heatmap"]
     with context.ledger.read() as session:
         assert session.scalar(select(func.count(AssessmentReport.id))) == 0
+
+
+@only_sqlite
+def test_an_assessment_of_a_report_that_is_lost_is_given_up_and_said(context: Context) -> None:
+    _with_assessments(context, "dicom://PACS@127.0.0.1:9")
+    uid, api = analysed(context), client(context)
+    (sr,) = [item for item in reports(context) if item.kind == Kind.SR]
+    context.spool.remove(sr.path)
+    give(api, uid, "agree")
+    for _ in range(3):
+        hurry(context, AssessmentReport)
+        report_task.run(context)
+    give_up_exhausted(context.ledger)
+    told = api.get(f"/api/studies/{uid}", headers=bearer("viewer")).json()
+    assert told["events"][-1]["kind"] == "not_assessed"
+    assert "its file is gone" in told["events"][-1]["detail"]
+    assert (told["state"], told["feedback"]) == ("reported", "agree")
 
 
 @only_sqlite
