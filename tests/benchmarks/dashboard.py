@@ -5,8 +5,8 @@
 Fills a SQLite and a PostgreSQL ledger as a year's work would (nine in ten confirmed, some failed, parked,
 refused for their age, the newest hundred in work; readers have spoken of half of the positives and of half of
 the twentieth of negatives that they are asked to review), starts `hilum api` on each, and asks for every page
-in turn over one connection, each `_ROUNDS` times. Beside the time that passed it tells the processor time that
-the API took of it: that is what counts where other work runs on the same cores.
+in turn over one connection, each `_ROUNDS` times. Beside the time that passed it tells the processor time
+that the API took of it: that is what counts where other work runs on the same cores.
 """
 
 import os

@@ -445,8 +445,9 @@ def test_an_assessment_goes_into_the_study_as_an_sr_and_a_changed_mind_as_anothe
         answer = give(api, uid, assessment, finding=own, reader="Dr. Weber", note="Left base")
         assert answer.status_code == 201
         report_task.run(context)
+        assert study(context).state == confirmed  # the study's own report is no less there
         send_all(context)
-    assert study(context).state == confirmed  # the study's own report is no less there
+    assert study(context).state == confirmed
     (sr,) = [item for item in reports(context) if item.kind == Kind.SR]
     made = [item for item in reports(context) if item.kind == Kind.ASSESSMENT]
     there = {item.sop_instance_uid: item for item in orthanc.instances(uid)}
