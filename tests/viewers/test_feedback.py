@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from service.core.feedback_link import links_of
-from service.core.tables import Feedback
+from service.core.tables import Feedback, Revision, Study
 from tests.faults.web import Web
 from tests.servers import eventually
-from tests.viewers.test_dashboard import analysed, context, running, seen, signed_in
+from tests.viewers.test_dashboard import analysed, change, context, running, seen, signed_in
 from worker.context import Context
 
 pytestmark = pytest.mark.viewer
@@ -131,6 +131,31 @@ def test_what_is_refused_is_said_and_what_was_typed_is_kept(
     page.get_by_text("who agrees finds the same").wait_for()
     assert page.get_by_label("Note").input_value() == "kept"
     assert _stored(running) == []
+
+
+def test_a_negative_that_was_drawn_is_marked_until_somebody_reviews_it(
+    running: Web, context: Context, page: Page, screenshots: Path
+) -> None:
+    uid = analysed(context)
+
+    def draw(_: object, study: Study) -> None:
+        study.finding, study.probability, study.review_share = "absent", 0.1, 0.05
+
+    change(running, uid, draw)
+    with running.ledger.write() as session:
+        session.execute(update(Revision).values(finding="absent", probability=0.1))
+    signed_in(page, running.url, "clinician")
+    page.get_by_role("link", name="1 to be reviewed").click()
+    page.locator("tbody tr", has_text="to be reviewed").wait_for()
+    seen(page, "to-be-reviewed", screenshots)
+    page.locator("#rows a").first.click()
+    page.get_by_text("To be reviewed: this negative was drawn by chance").wait_for()
+    seen(page, "study-to-be-reviewed", screenshots)
+    page.get_by_role("button", name="Agree", exact=True).click()
+    page.locator("#feedback-history tbody tr").wait_for()
+    page.goto(f"{running.url}/?feedback=to_review")
+    page.get_by_text("No study fits these filters.").wait_for()
+    assert _stored(running)[0].review_share == 0.05
 
 
 def test_the_page_behind_a_link_can_be_used_by_everybody(
