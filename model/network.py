@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,7 +83,10 @@ class Network(nn.Module):
         With global average pooling and a linear head the map is exact (Zhou et al., CVPR 2016): each cell's
         weighted features, divided by the number of cells, are its share of the logit.
         """
-        maps = self.stage_maps(films)
+        return self.explained(self.stage_maps(films))
+
+    def explained(self, maps: Sequence[torch.Tensor]) -> Explained:
+        """Return what `explain` does, from the map of every stage."""
         last = maps[-1]
         cells = last.shape[2] * last.shape[3]
         activation = torch.einsum("nchw,c->nhw", last, self.head.weight[0]) / cells

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from model.calibrate import probabilities
+from model.engine import EngineError, StageMaps, onnx_stage_maps
 from model.gate import Gate, gate_features
 from model.hanging import HANGINGS, PUT_RIGHT
 from model.locate import Locator, network_input, over_film
@@ -50,11 +51,16 @@ def device_name() -> str:
 
 
 class Predictor:
-    """A loaded network with its calibration, operating point and gate. Not safe for concurrent threads."""
+    """A loaded network with its calibration, operating point and gate. Not safe for concurrent threads.
+
+    `engine` is what computes the network's body; `engine_fault` why it is not a faster one.
+    """
 
     def __init__(
         self, info: WeightsInfo, locator: Locator, network: Network, gate: Gate, device: torch.device
     ) -> None:
+        self.engine, self.engine_fault = "torch", ""
+        self._stage_maps: StageMaps = network.stage_maps
         self.info = info
         self.locator = locator
         self._network = network
@@ -62,7 +68,7 @@ class Predictor:
         self._device = device
 
     @classmethod
-    def load(cls, path: Path | None = None, device: str | None = None) -> Predictor:
+    def load(cls, path: Path | None = None, device: str | None = None, *, fastest: bool = False) -> Predictor:
         """Load weights once for a process.
 
         Parameters
@@ -71,6 +77,10 @@ class Predictor:
             A file written by `hilum train`; default: the weights that ship.
         device
             "cpu", "cuda" or "cuda:N"; default: CUDA when there is one.
+        fastest
+            On a processor compute with ONNX Runtime, within `model.engine.TOLERANCE` of torch; where that
+            cannot be, `engine_fault` says why, and torch computes. torch keeps to one thread in this process
+            then: what is left to it is too small to share.
 
         Raises
         ------
@@ -85,7 +95,15 @@ class Predictor:
         except (RuntimeError, KeyError, ValueError) as fault:
             raise WeightsError(f"{path}: its tensors do not fit a {info.architecture} ({fault})") from fault
         network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(info, locator.to(chosen), network, gate, chosen)
+        predictor = cls(info, locator.to(chosen), network, gate, chosen)
+        if fastest and chosen.type == "cpu":
+            try:
+                predictor._stage_maps = onnx_stage_maps(network, info.input_size)
+                predictor.engine = "ONNX Runtime"
+                torch.set_num_threads(1)
+            except EngineError as fault:
+                predictor.engine_fault = str(fault)
+        return predictor
 
     def predict(self, films: Sequence[npt.NDArray[Any]]) -> list[Prediction]:
         """Predict for films of any size, in order.
@@ -135,7 +153,7 @@ class Predictor:
         # Without TF32, CUDA's convolutions are as exact as the processor's.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             tensor = planes.to(self._device, memory_format=torch.channels_last)
-            explained = self._network.explain(tensor)
+            explained = self._network.explained(self._stage_maps(tensor))
             logits, patterns = (each.double().cpu().numpy() for each in (explained.logits, explained.pattern))
             activation = explained.activation.float().cpu().numpy()
             distances = self._gate.distances(gate_features(explained))

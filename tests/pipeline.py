@@ -44,7 +44,7 @@ def opened_at(folder: Path, **given: Any) -> Context:
 
 def says(monkeypatch: pytest.MonkeyPatch, probability: float) -> None:
     """Let the network say this of every film."""
-    monkeypatch.setattr(infer, "_predictor", lambda _: Network(probability))
+    monkeypatch.setattr(infer, "_predictor", lambda *_: Network(probability))
 
 
 def film(seed: int | str = 0, **options: Any) -> Dataset:

@@ -4,6 +4,7 @@ The pools differ because the work does: `decode` parses hostile bytes in childre
 one network loaded, `report` is CPU-bound Python, `deliver` waits for other people's servers.
 """
 
+import gc
 import os
 import resource
 from collections.abc import Callable, Mapping
@@ -104,13 +105,21 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
         except Exception:
             # Celery would log what the exception says. The ledger's leases bring the work back.
             _log.exception("pool.failed", queue=queue)
+        tally.flush(context().ledger, every=1.0)
+
+    def end(**_: object) -> None:
         tally.flush(context().ledger)
 
     if pool.kind == "prefork":
         # Celery keeps weak references to receivers unless told otherwise.
         signals.worker_process_init.connect(begin, weak=False)
+        signals.worker_process_shutdown.connect(end, weak=False)
     else:
+        signals.worker_shutdown.connect(end, weak=False)
         begin()
+    # What is there by now stays: no child's garbage collector walks it, and the pages stay shared.
+    gc.collect()
+    gc.freeze()
     app.worker_main(
         [
             "--quiet",

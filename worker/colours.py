@@ -42,7 +42,7 @@ def overlay_png(activation: NDArray[np.float32], rows: int, columns: int) -> byt
     scale = _OVERLAY_LONG_SIDE / max(rows, columns, 1)
     size = max(round(rows * scale), 1), max(round(columns * scale), 1)
     image = Image.fromarray((resampled(activation, *size) * 255).astype(np.uint8), "P")
-    image.putpalette(_colours().round().astype(np.uint8).tobytes())
+    image.putpalette(_palette())
     buffer = BytesIO()
     image.save(buffer, "PNG", transparency=bytes(range(256)))
     return buffer.getvalue()
@@ -50,23 +50,15 @@ def overlay_png(activation: NDArray[np.float32], rows: int, columns: int) -> byt
 
 def blend(grey: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return `overlay` of a film of 8 bits."""
-    kept, colour = _premultiplied()
-    step = (resampled(activation, *grey.shape) * 255).astype(np.uint8)
-    film = grey * kept[step]
-    blended = colour[step]
-    blended += film[..., None]
-    return (blended >> 8).astype(np.uint8)
+    step = Image.fromarray((resampled(activation, *grey.shape) * 255).astype(np.uint8))
+    alpha = step.point([round(255 * OPACITY * value / 255) for value in range(256)])
+    step.putpalette(_palette())
+    film = Image.fromarray(grey).convert("RGB")
+    return np.asarray(Image.composite(step.convert("RGB"), film, alpha))
 
 
 @lru_cache(maxsize=1)
-def _premultiplied() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Return, for 256 steps of activation, how much of the film stays (of 256) and the colour added."""
-    opacity = OPACITY * np.linspace(0, 1, 256)
-    return (256 * (1 - opacity)).round().astype(np.uint16), (256 * opacity[:, None] * _colours()).astype(
-        np.uint16
-    )
-
-
-def _colours() -> NDArray[np.float64]:
-    """Return the colour of 256 steps of activation, in [0, 255]: the map without its two dark ends."""
-    return np.asarray(colormaps["turbo"](0.05 + 0.85 * np.linspace(0, 1, 256))[:, :3] * 255)
+def _palette() -> bytes:
+    """Return the colour of 256 steps of activation: the map without its two dark ends."""
+    colours = colormaps["turbo"](0.05 + 0.85 * np.linspace(0, 1, 256))[:, :3] * 255
+    return bytes(colours.round().astype(np.uint8).tobytes())

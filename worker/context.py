@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.weights import WeightsError, WeightsInfo, default_weights, read_info
+from service.core import models
 from service.core.audit import Audit
 from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger, register_model
 from service.core.settings import Settings
 from service.core.spool import Spool
+from service.core.tables import Model
 
 
 @contextmanager
@@ -46,6 +50,15 @@ def read_weights(settings: Settings) -> WeightsInfo:
         raise ConfigurationError(str(fault)) from None
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A model that is asked: its ledger row, what its weights and the site say of it, and their file."""
+
+    id: int
+    info: WeightsInfo
+    path: Path
+
+
 @dataclass
 class Context:
     """Settings, ledger, data folder and model of one process."""
@@ -66,14 +79,66 @@ class Context:
         """The audit trail as this process writes it."""
         return Audit(self.settings, "worker")
 
-    @cached_property
-    def weights(self) -> WeightsInfo:
-        """What the weights say of themselves."""
-        return read_weights(self.settings)
+    def model(self) -> Serving:
+        """The model that reports, as it was decided last."""
+        _ = self.own_model_id  # known to the ledger, once in the life of a process
+        with self.ledger.read() as session:
+            row = models.reporting(session)
+        assert row is not None, "taken up above"
+        return _serving(self, row)
+
+    def shadows(self) -> list[Serving]:
+        """The models that run beside it."""
+        with self.ledger.read() as session:
+            rows = models.shadows(session)
+        return [_serving(self, row) for row in rows]
 
     @cached_property
-    def model_id(self) -> int:
-        """Ledger row of the reporting model."""
-        info = self.weights
-        with self.ledger.write() as session:
-            return register_model(session, info.name, info.version, info.sha256, info.class_activation)
+    def own_model_id(self) -> int:
+        """Ledger row of the model that HILUM_WEIGHTS names, or that ships, with weights in the data folder.
+
+        It reports, unless a person promoted another one and HILUM_WEIGHTS does not insist.
+        """
+        source, info = self.settings.weights or default_weights(), read_weights(self.settings)
+        identity = info.name, info.version, info.sha256
+        with self.ledger.read() as session:
+            known = session.scalars(select(Model.path).where(Model.sha256 == info.sha256)).first()
+        content = source.read_bytes() if known is None else b""
+        path = known or self.spool.write("models", ".safetensors", lambda stream: stream.write(content))
+        why = "HILUM_WEIGHTS names it" if self.settings.weights else "it ships with this version of Hilum"
+        with discarding(self.spool, None if known else path), self.ledger.write() as session:
+            row = session.get_one(Model, register_model(session, *identity, info.class_activation))
+            row.path = row.path or path
+            models.take_up(session, row, why, always=self.settings.weights is not None)
+            return row.id
+
+
+def _serving(context: Context, row: Model) -> Serving:
+    assert row.path is not None, "a model that is asked has its weights in the data folder"
+    path = context.spool.absolute(row.path)
+    return Serving(row.id, _as_decided(_info(path, row.sha256), row.threshold), path)
+
+
+@lru_cache(maxsize=8)
+def _info(path: Path, sha256: str) -> WeightsInfo:
+    """Read what weights in the data folder say; a file there is never altered.
+
+    Raises
+    ------
+    WeightsError
+        When they are gone, or others than the ledger names.
+    """
+    info = read_info(path)
+    if info.sha256 != sha256:
+        raise WeightsError(f"{path}: its SHA-256 is {info.sha256}, the ledger names {sha256}; add it again")
+    return info
+
+
+def _as_decided(info: WeightsInfo, threshold: float | None) -> WeightsInfo:
+    """Return the weights with the site's operating point; a zone without a finding about another one goes."""
+    if threshold is None:
+        return info
+    low, high = info.indeterminate or (threshold, threshold)
+    return replace(
+        info, threshold=threshold, indeterminate=info.indeterminate if low < threshold < high else None
+    )

@@ -1,8 +1,10 @@
 """The picture for any viewer: film, class activation and verdict, as a secondary capture."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from math import ceil
 
 import numpy as np
 from highdicom.sc import SCImage
@@ -37,10 +39,12 @@ JPEG_QUALITY = 90
 
 _MARGIN = 10
 _BAR_HEIGHT = 10
+_LEADING = 1.3
 _WHITE, _YELLOW, _GREY = (255, 255, 255), (255, 214, 10), (190, 190, 190)
 _MOST_LINES_OF_LIMITS = 3
 
-Line = tuple[str, int, tuple[int, int, int]]
+Colour = tuple[int, int, int]
+Line = tuple[str, int, Colour]
 
 
 def build_heatmap(image: ImageResult, context: ReportContext) -> Dataset:
@@ -148,48 +152,65 @@ def _picture(image: ImageResult, context: ReportContext) -> NDArray[np.uint8]:
     scale = LONG_SIDE / max(height, width)
     for _ in range(4):  # the strip's height follows from its width: narrower film, more lines
         columns = max(round(width * scale), 1)
-        legend = _legend(image, context, columns)
+        legend = _Legend.of(image, context, columns)
         if round(height * scale) + legend.height <= LONG_SIDE:
             break
         scale = (LONG_SIDE - legend.height) / height
     rows = min(max(round(height * scale), 1), LONG_SIDE - legend.height)
     film = Image.fromarray(eight_bit(image.film)).resize((columns, rows), Image.Resampling.BILINEAR)
-    return np.vstack([blend(np.asarray(film), image.activation), np.asarray(legend)])
+    return np.vstack([blend(np.asarray(film), image.activation), np.asarray(legend.drawn())])
 
 
-def _legend(image: ImageResult, context: ReportContext, width: int) -> Image.Image:
-    """Return the strip below the film: verdict, disclaimer, limits, network, colour bar."""
-    large = int(np.clip(width / 38, 13, 22))
-    small = int(np.clip(width / 52, 11, 16))
-    fitting = width - 2 * _MARGIN
-    lines: list[Line] = [
-        *_wrapped(wording.verdict(image.result), large, _WHITE, fitting),
-        *_wrapped(wording.NOT_FOR_PRIMARY_DIAGNOSIS, large, _YELLOW, fitting),
-        *_wrapped(wording.limits(image.result.flags), small, _YELLOW, fitting)[:_MOST_LINES_OF_LIMITS],
-        *_wrapped(f"{context.model.name} {context.model.version}", small, _GREY, fitting),
-        *_wrapped(wording.COLOUR, small, _GREY, fitting),
-    ]
-    left, right = _font(small).getlength("low"), _font(small).getlength("high")
-    leading = 1.3
-    height = round(sum(size * leading for _, size, _ in lines) + small * leading + 2 * _MARGIN)
-    strip = Image.new("RGB", (width, height))
-    draw = ImageDraw.Draw(strip)
-    top = float(_MARGIN)
-    for text, size, colour in lines:
-        draw.text((_MARGIN, top), text, fill=colour, font=_font(size))
-        top += size * leading
-    draw.text((_MARGIN, top), "low", fill=_GREY, font=_font(small))
-    start = round(_MARGIN + left + 8)
-    length = max(min(width - start - round(right) - 8 - _MARGIN, 300), 1)
-    # The colours as they look over a mid-grey film, strongest at the right.
-    ramp = np.broadcast_to(np.linspace(0, 1, length, dtype=np.float32), (_BAR_HEIGHT, length))
-    bar = blend(np.full(ramp.shape, 96, np.uint8), ramp)
-    strip.paste(Image.fromarray(bar), (start, round(top + small * 0.2)))
-    draw.text((start + length + 8, top), "high", fill=_GREY, font=_font(small))
-    return strip
+@dataclass(frozen=True)
+class _Legend:
+    """The strip below the film: verdict, disclaimer, limits, network, colour bar."""
+
+    width: int
+    lines: Sequence[Line]
+    small: int
+
+    @classmethod
+    def of(cls, image: ImageResult, context: ReportContext, width: int) -> "_Legend":
+        large = int(np.clip(width / 38, 13, 22))
+        small = int(np.clip(width / 52, 11, 16))
+        fitting = width - 2 * _MARGIN
+        lines: list[Line] = [
+            *_wrapped(wording.verdict(image.result), large, _WHITE, fitting),
+            *_wrapped(wording.NOT_FOR_PRIMARY_DIAGNOSIS, large, _YELLOW, fitting),
+            *_wrapped(wording.limits(image.result.flags), small, _YELLOW, fitting)[:_MOST_LINES_OF_LIMITS],
+            *_wrapped(f"{context.model.name} {context.model.version}", small, _GREY, fitting),
+            *_wrapped(wording.COLOUR, small, _GREY, fitting),
+        ]
+        return cls(width, lines, small)
+
+    @property
+    def height(self) -> int:
+        return (
+            round(sum(size for _, size, _ in (*self.lines, ("", self.small, _GREY))) * _LEADING) + 2 * _MARGIN
+        )
+
+    def drawn(self) -> Image.Image:
+        font = _font(self.small)
+        strip = Image.new("RGB", (self.width, self.height))
+        top = float(_MARGIN)
+        for line in self.lines:
+            strip.paste(_written(*line), (_MARGIN, round(top)))
+            top += line[1] * _LEADING
+        strip.paste(_written("low", self.small, _GREY), (_MARGIN, round(top)))
+        start = round(_MARGIN + font.getlength("low") + 8)
+        right = round(font.getlength("high")) + 8 + _MARGIN
+        length = max(min(self.width - start - right, 300), 1)
+        # The colours as they look over a mid-grey film, strongest at the right.
+        ramp = np.broadcast_to(np.linspace(0, 1, length, dtype=np.float32), (_BAR_HEIGHT, length))
+        bar = blend(np.full(ramp.shape, 96, np.uint8), ramp)
+        strip.paste(Image.fromarray(bar), (start, round(top + self.small * 0.2)))
+        strip.paste(_written("high", self.small, _GREY), (start + length + 8, round(top)))
+        return strip
 
 
-def _wrapped(text: str, size: int, colour: tuple[int, int, int], fitting: int) -> list[Line]:
+# All lines but the verdict are the same on film after film.
+@lru_cache(maxsize=128)
+def _wrapped(text: str, size: int, colour: Colour, fitting: int) -> Sequence[Line]:
     lines: list[str] = []
     for word in text.split():
         if lines and _font(size).getlength(f"{lines[-1]} {word}") <= fitting:
@@ -197,6 +218,14 @@ def _wrapped(text: str, size: int, colour: tuple[int, int, int], fitting: int) -
         else:
             lines.append(word)
     return [(line, size, colour) for line in lines]
+
+
+@lru_cache(maxsize=128)
+def _written(text: str, size: int, colour: Colour) -> Image.Image:
+    right, bottom = _font(size).getbbox(text)[2:]
+    line = Image.new("RGB", (ceil(right), ceil(bottom)))
+    ImageDraw.Draw(line).text((0, 0), text, fill=colour, font=_font(size))
+    return line
 
 
 @lru_cache

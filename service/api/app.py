@@ -30,6 +30,7 @@ from service.api.rates import Rates, address_of, client_of
 from service.api.roles import Act, Caller, may
 from service.api.situation import Lookout
 from service.api.stow import Bounds, stow_routes
+from service.core import models
 from service.core.audit import Audit
 from service.core.heartbeat import silent_roles
 from service.core.ledger import Ledger
@@ -176,6 +177,15 @@ def _api(live: Live, ledger: Ledger, feed: Feed) -> APIRouter:
         """
         actions.retry(ledger, study_instance_uid, caller, as_built=as_built)
         return {"status": "retried"}
+
+    @router.get("/api/models", dependencies=_READER)
+    def every_model() -> schemas.Models:
+        """Return the models, the one that reports first, and what was decided about them."""
+        with ledger.read() as session:
+            return schemas.Models(
+                models=[schemas.RegisteredModelOut.model_validate(model) for model in models.every(session)],
+                changes=[schemas.ModelChangeOut.model_validate(item) for item in models.changes(session)],
+            )
 
     @router.get("/api/events", dependencies=_READER, response_class=StreamingResponse, responses=_STREAM)
     def events(

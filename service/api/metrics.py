@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.core import certificates, tally
+from service.core import certificates, models, tally
 from service.core.circuits import away
 from service.core.heartbeat import ROLES, silent_roles
 from service.core.leases import STAGES, count_ready, oldest_ready_seconds
@@ -31,7 +31,7 @@ from service.core.live import Live
 from service.core.results import Finding
 from service.core.settings import Settings
 from service.core.states import DeliveryState, NoticeState, StudyState
-from service.core.tables import Heartbeat, Installation, Model, Notice, Outbox, Report, Study
+from service.core.tables import Heartbeat, Installation, Notice, Outbox, Report, Study
 from service.core.working_hours import worked
 
 # Each of these goes on to another one, or waits for a person.
@@ -176,9 +176,10 @@ def _notices(session: Session, settings: Settings) -> Iterator[Metric]:
 
 
 def _models(session: Session, _settings: Settings) -> Iterator[Metric]:
-    info = InfoMetricFamily("hilum_model", "Models that have looked at films")
-    for model in session.scalars(select(Model)):
-        info.add_metric([], {"name": model.name, "version": model.version, "sha256": model.sha256})
+    info = InfoMetricFamily("hilum_model", "Models that have looked at films, and whether they report")
+    for model in models.every(session):
+        labels = {"name": model.name, "version": model.version, "sha256": model.sha256}
+        info.add_metric([], {**labels, "role": model.role or ""})
     yield info
 
 

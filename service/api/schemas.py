@@ -35,6 +35,28 @@ class ModelOut(BaseModel):
     sha256: str
 
 
+class RegisteredModelOut(ModelOut):
+    role: str | None
+    threshold: float | None
+    first_used_at: datetime
+
+
+class ModelChangeOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    at: datetime
+    model: ModelOut
+    kind: str
+    threshold: float | None
+    by: str
+    reason: str
+
+
+class Models(BaseModel):
+    models: list[RegisteredModelOut]
+    changes: list[ModelChangeOut]
+
+
 class ReportOut(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 

@@ -292,6 +292,72 @@ def rules_test(
     raise typer.Exit(test(load(), files, calling, as_json))
 
 
+model = typer.Typer(help="Which model reports, and which ones run in shadow.", no_args_is_help=True)
+app.add_typer(model, name="model")
+Reason = Annotated[str, typer.Option(help="Why; it is kept and shown: no names of patients.")]
+ModelName = Annotated[
+    str, typer.Argument(help="Its version, name and version, or the beginning of its SHA-256.")
+]
+
+
+@model.command("list")
+def model_list(as_json: Json = False) -> None:
+    """Show the models, and who decided what about them."""
+    from service.commands.model import show
+
+    raise typer.Exit(show(load(), as_json))
+
+
+@model.command("add")
+def model_add(
+    weights: Annotated[Path, typer.Argument(help="A .safetensors file written by `hilum train`.")],
+    reason: Reason = "",
+) -> None:
+    """Let a model run in shadow: it looks at every film, and its answers are recorded and never sent."""
+    from service.commands.model import add
+
+    raise typer.Exit(add(load(), weights, reason))
+
+
+@model.command("promote")
+def model_promote(name: ModelName, reason: Reason = "") -> None:
+    """Let a model report from the next film on."""
+    from service.commands.model import promote
+
+    raise typer.Exit(promote(load(), name, reason))
+
+
+@model.command("rollback")
+def model_rollback(reason: Reason = "") -> None:
+    """Let the model report again that did before the present one."""
+    from service.commands.model import roll_back
+
+    raise typer.Exit(roll_back(load(), reason))
+
+
+@model.command("retire")
+def model_retire(name: ModelName, reason: Reason = "") -> None:
+    """Ask a model in shadow no more; what it said stays."""
+    from service.commands.model import retire
+
+    raise typer.Exit(retire(load(), name, reason))
+
+
+@model.command("threshold")
+def model_threshold(
+    value: Annotated[
+        float | None,
+        typer.Argument(min=0, max=1, help="Probability; left out: back to that of the weights."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--model", help="Without it the one that reports.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Set the site's own operating point."""
+    from service.commands.model import threshold
+
+    raise typer.Exit(threshold(load(), value, name, reason))
+
+
 notices = typer.Typer(help="Who is told of trouble, `[notices.NAME]`.", no_args_is_help=True)
 app.add_typer(notices, name="notices")
 

@@ -82,6 +82,11 @@ class Audit:
         alert = "the ledger was replaced by an earlier one"
         self._alert(said.RESTRICTED_FUNCTION, _source(), alert, Outcome.SUCCESS, participants)
 
+    def configured(self, user: str, what: str) -> None:
+        """Tell that `user` changed which model answers, or how (A.5.3.11)."""
+        participants = [self._ourselves(is_requestor=False), Participant(user, is_requestor=True)]
+        self._alert(said.SOFTWARE_CONFIGURATION, _source(), what, Outcome.SUCCESS, participants)
+
     def login(self, user: str, address: str) -> None:
         """Tell that somebody uses the API (A.5.3.12): once an hour, for a token comes with every request."""
         if self._logins.due((user, address)) is not None:

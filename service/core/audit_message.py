@@ -39,6 +39,7 @@ APPLICATION_STOP = Code("110121", "Application Stop")
 LOGIN = Code("110122", "Login")
 LOGOUT = Code("110123", "Logout")
 NODE_AUTHENTICATION = Code("110126", "Node Authentication")
+SOFTWARE_CONFIGURATION = Code("110131", "Software Configuration")
 RESTRICTED_FUNCTION = Code("110132", "Use of Restricted Function")
 # Of the alerts of CID 403, which may be extended, none is about what a node sends.
 UNREADABLE_OBJECT = Code("unreadable-object", "Object Refused Unread", "99HILUM")

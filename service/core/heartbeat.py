@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.core import tally
-from service.core.leases import STAGES, at_work, oldest_ready_seconds, owner
+from service.core.leases import SHADOW, STAGES, at_work, oldest_ready_seconds, owner
 from service.core.ledger import Ledger, now
 from service.core.tables import Heartbeat
 
@@ -67,6 +67,7 @@ def silent_roles(ledger: Ledger) -> dict[str, str]:
         stuck = [
             (stage.queue, 0.0 if at_work(session, stage) else oldest_ready_seconds(session, stage))
             for stage in STAGES
+            if stage is not SHADOW  # which waits until nothing else does
         ]
     faults = {role: f"no {role} process has been heard of for {ALIVE_SECONDS:.0f} s" for role in ROLES}
     for role, details in said.items():

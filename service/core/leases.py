@@ -45,6 +45,7 @@ from service.core.tables import (
     Pause,
     Report,
     Revision,
+    Shadow,
     Study,
 )
 
@@ -67,6 +68,7 @@ _log = structlog.get_logger()
 Table = (
     type[Instance]
     | type[Analysis]
+    | type[Shadow]
     | type[Revision]
     | type[Outbox]
     | type[Confirmation]
@@ -91,16 +93,18 @@ class Stage:
 
 DECODE = Stage("decode", "decode", Instance, InstanceState.RECEIVED)
 INFER = Stage("infer", "infer", Analysis, AnalysisState.PENDING)
+SHADOW = Stage("shadow", "infer", Shadow, AnalysisState.PENDING)
 REPORT = Stage("report", "report", Revision, RevisionState.PENDING)
 DELIVER = Stage("deliver", "deliver", Outbox, DeliveryState.PENDING, limited=False)
 CONFIRM = Stage("confirm", "deliver", Confirmation, ConfirmationState.WAITING, limited=False)
 ASSESS = Stage("assess", "report", AssessmentReport, AssessmentState.PENDING)
-STAGES = (DECODE, INFER, REPORT, ASSESS, DELIVER, CONFIRM)
+STAGES = (DECODE, INFER, SHADOW, REPORT, ASSESS, DELIVER, CONFIRM)
 
 # How to get from the work to its study.
 _TO_STUDY: dict[str, tuple[type[Base], ...]] = {
     DECODE.name: (Study,),
     INFER.name: (Instance, Study),
+    SHADOW.name: (Instance, Study),
     REPORT.name: (Study,),
     ASSESS.name: (Feedback, Study),
     DELIVER.name: (Report, Study),
@@ -118,10 +122,10 @@ class Lease:
     attempts: int
 
 
-def ready(stage: Stage) -> ColumnElement[bool]:
-    """Return the condition for rows of `stage` that may be started at this moment."""
-    table, moment = stage.table, now()
-    condition = (
+def ready(stage: Stage, moment: Any = None) -> ColumnElement[bool]:
+    """Return the condition for rows of `stage` that may be started at `moment`: now, or a bound parameter."""
+    table, moment = stage.table, now() if moment is None else moment
+    condition: ColumnElement[bool] = (
         (table.state == stage.waiting)
         & (table.ready_at <= moment)
         & or_(table.lease_until.is_(None), table.lease_until < moment)
@@ -366,6 +370,8 @@ def exhausted(session: Session, stage: Stage) -> list[Lease]:
             table.attempts >= MAX_ATTEMPTS,
             or_(table.lease_until.is_(None), table.lease_until < moment),
         )
+        # In the order of the index, so that it is used whatever the planner thinks of the states.
+        .order_by(table.ready_at)
         .limit(100)
     )
     return [Lease(stage, *row) for row in found]

@@ -31,6 +31,7 @@ from service.core.tables import (
     Rejection,
     Report,
     Revision,
+    Shadow,
     Study,
     Subject,
 )
@@ -194,6 +195,7 @@ def _delete_rows(session: Session, study_id: int) -> None:
         delete(Report).where(Report.study_id == study_id),
         delete(Revision).where(Revision.study_id == study_id),
         delete(Analysis).where(Analysis.instance_id.in_(instances)),
+        delete(Shadow).where(Shadow.instance_id.in_(instances)),
         delete(Rejection).where(Rejection.study_id == study_id),
         delete(Instance).where(Instance.study_id == study_id),
         delete(Subject).where(Subject.study_id == study_id),

@@ -143,6 +143,11 @@ class Settings(BaseSettings):
         "estimated; 0: none",
     )
     weights: Path | None = Field(None, description="A `.safetensors` file; empty: the weights that ship")
+    engine: Literal["auto", "torch"] = Field(
+        "auto",
+        description="What computes the network: `auto`: torch on a GPU, ONNX Runtime on a processor, where "
+        "it gives what torch gives; `torch`: torch",
+    )
     min_free_bytes: int = Field(
         1_000_000_000,
         ge=0,

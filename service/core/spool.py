@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from service.core.failpoints import failpoint
 
-FOLDERS = ("spool", "films", "reports")
+FOLDERS = ("spool", "films", "reports", "models")
 _CHUNK = 1 << 20
 
 
@@ -21,7 +21,8 @@ class Spool:
     """The data folder.
 
     ``incoming/`` holds what is still arriving, ``spool/`` the received bytes as they came, ``films/`` decoded
-    films and activation maps, ``reports/`` the objects we made. Paths in the ledger are relative to its root.
+    films and activation maps, ``reports/`` the objects we made, ``models/`` weights that
+    the site added. Paths in the ledger are relative to its root.
     """
 
     def __init__(self, root: Path) -> None:

@@ -64,6 +64,25 @@ class Kind(StrEnum):
     ASSESSMENT = "assessment"
 
 
+class ModelRole(StrEnum):
+    """What becomes of a model's answers: they are reported, only recorded, or nobody asks it."""
+
+    REPORTING = "reporting"
+    SHADOW = "shadow"
+    RETIRED = "retired"
+
+
+class ModelChangeKind(StrEnum):
+    """What was decided about a model; ``configured``: HILUM_WEIGHTS or this version of Hilum brought it."""
+
+    ADDED = "added"
+    CONFIGURED = "configured"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    RETIRED = "retired"
+    THRESHOLD = "threshold"
+
+
 class DeliveryState(StrEnum):
     """Where one report stands at one destination.
 

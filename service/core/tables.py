@@ -78,7 +78,17 @@ class Installation(Base):
 
 
 class Model(Base):
-    """A network that has looked at films; the weights' SHA-256 is its identity."""
+    """A network that looks at films or has; the weights' SHA-256 is its identity.
+
+    Attributes
+    ----------
+    role
+        One of `service.core.states.ModelRole`; None of what served before there were roles.
+    path
+        Its weights in the data folder; None of what served before they were kept there.
+    threshold
+        The site's own operating point; None: that of the weights.
+    """
 
     __tablename__ = "model"
 
@@ -88,6 +98,28 @@ class Model(Base):
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     activation_method: Mapped[str] = mapped_column(Text)
     first_used_at: Mapped[datetime]
+    role: Mapped[str | None] = mapped_column(String(16))
+    path: Mapped[str | None] = mapped_column(Text)
+    threshold: Mapped[float | None] = mapped_column(Float)
+
+
+class ModelChange(Base):
+    """One decision about a model: who made it, when and why. No row is ever altered.
+
+    `kind` is one of `service.core.states.ModelChangeKind`; `threshold` the site's new one.
+    """
+
+    __tablename__ = "model_change"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(16))
+    by: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    threshold: Mapped[float | None] = mapped_column(Float)
+
+    model: Mapped[Model] = relationship()
 
 
 class Study(Base):
@@ -253,6 +285,32 @@ class Analysis(Leased, Base):
     overlay_path: Mapped[str | None] = mapped_column(Text)
 
     instance: Mapped[Instance] = relationship(back_populates="analyses")
+    model: Mapped[Model] = relationship()
+
+
+class Shadow(Leased, Base):
+    """What a model that does not report says of one film, never sent; the lease is for inference."""
+
+    __tablename__ = "shadow"
+    __table_args__ = (
+        UniqueConstraint("instance_id", "model_id"),
+        Index("ix_shadow_work", "state", "ready_at"),
+        Index("ix_shadow_model", "model_id", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    state: Mapped[str] = mapped_column(String(16))
+    finding: Mapped[str | None] = mapped_column(String(16))
+    probability: Mapped[float | None] = mapped_column(Float)
+    threshold: Mapped[float | None] = mapped_column(Float)
+    reason: Mapped[str | None] = mapped_column(Text)
+    pattern: Mapped[str | None] = mapped_column(String(16))
+    flags: Mapped[list[str]] = mapped_column(default=list)
+    gate_distance: Mapped[float | None] = mapped_column(Float)
+
+    instance: Mapped[Instance] = relationship()
     model: Mapped[Model] = relationship()
 
 

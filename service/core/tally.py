@@ -2,14 +2,15 @@
 
 Prometheus asks the API, and others do the counting; so the sums live in the ledger's table `tally`, where
 every replica of the API finds the same, and no restart sets them back. `flush` writes them: with the signs of
-life, and after each task. A process that is killed takes the counts of these seconds with it; whatever must
-be exact is asked of the ledger itself (`service.api.metrics`). No label names a patient or a study, and each
-has few values.
+life, after tasks, and at a process's end. A process that is killed takes the counts of these seconds with it;
+whatever must be exact is asked of the ledger itself (`service.api.metrics`). No label names a patient or a
+study, and each has few values.
 """
 
 import json
 import os
 import threading
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
@@ -104,6 +105,7 @@ _Key = tuple[str, str, str]
 _lock = threading.Lock()
 _sums: dict[_Key, float] = defaultdict(float)
 _latest: dict[_Key, float] = {}
+_flushed_at = 0.0
 
 
 def add(what: Count, *labels: str, by: float = 1.0, session: Session | None = None) -> None:
@@ -139,9 +141,16 @@ def note(what: Count, *labels: str) -> None:
         _latest[_key(what, labels)] = now().timestamp()
 
 
-def flush(ledger: Ledger) -> None:
-    """Add what was counted to the ledger's sums; a ledger that is away gets it the next time."""
+def flush(ledger: Ledger, *, every: float = 0.0) -> None:
+    """Add what was counted to the ledger's sums; a ledger that is away gets it the next time.
+
+    Not again before `every` seconds have passed: a commit costs as much as a small task.
+    """
+    global _flushed_at  # noqa: PLW0603
     with _lock:
+        if time.monotonic() - _flushed_at < every:
+            return
+        _flushed_at = time.monotonic()
         sums, latest = dict(_sums), dict(_latest)
         _sums.clear()
         _latest.clear()

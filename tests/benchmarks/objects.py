@@ -28,6 +28,7 @@ from tests.unit.worker.reports import (
 from worker.comprehensive import comprehensive_of
 from worker.document import build_document
 from worker.heatmap import build_heatmap
+from worker.iod import remember
 from worker.presentation_state import build_presentation_state
 from worker.rejection_note import build_rejection_note
 from worker.structured_report import build_structured_report
@@ -65,6 +66,7 @@ def measure(build: Callable[[], Dataset], repeats: int) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
+    remember()
     found = {
         name: measure(build, int(sys.argv[1]) if len(sys.argv) > 1 else 20) for name, build in OBJECTS.items()
     }

@@ -37,7 +37,7 @@ class Lamp(Predictor):
     """A network that knows an upright film by where its brightest cell lies, and lights up there."""
 
     def __init__(self, context: Context) -> None:
-        self.info = context.weights
+        self.info = context.model().info
 
     def score(self, films: Any) -> Scores:
         """Score the films as they lie, which is all that the network itself does."""
@@ -65,7 +65,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
     migrated(settings.sqlalchemy_url)
     opened = Context.open(settings)
     lamp = Lamp(opened)
-    monkeypatch.setattr(infer, "_predictor", lambda _: lamp)
+    monkeypatch.setattr(infer, "_predictor", lambda *_: lamp)
     yield opened
     opened.ledger.close()
 

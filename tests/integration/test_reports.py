@@ -597,7 +597,7 @@ def test_a_reader_of_the_objects_finds_what_the_api_says(
         turned = (HANGINGS[seed].flag,)
         said = Prediction(probability, finding, None, _FOCUS, pattern, turned, 0.1)
         predictor = SimpleNamespace(predict=lambda films, said=said: [said] * len(films))
-        monkeypatch.setattr(infer, "_predictor", lambda _, predictor=predictor: predictor)
+        monkeypatch.setattr(infer, "_predictor", lambda *_, predictor=predictor: predictor)
         receive(context, film(seed, BurnedInAnnotation="YES"))
         work(context)
         uid = study(context).study_instance_uid

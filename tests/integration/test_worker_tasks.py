@@ -256,7 +256,7 @@ def test_a_late_image_under_new_weights_has_the_earlier_ones_analysed_again(cont
         newest = session.scalars(select(Revision).order_by(Revision.number.desc())).first()
         assert newest is not None
         assert (newest.number, len(newest.instance_ids), newest.state) == (2, 2, RevisionState.REPORTED)
-        assert newest.model_id == context.model_id
+        assert newest.model_id == context.model().id
 
 
 def test_an_open_revision_is_not_built_when_its_only_film_becomes_ineligible(context: Context) -> None:

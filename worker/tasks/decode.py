@@ -23,12 +23,13 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import record_event
+from service.core.models import request_shadows
 from service.core.rules import Decision, decide
 from service.core.settings import Settings
 from service.core.settlement import settle
 from service.core.states import InstanceState
 from service.core.tables import Instance, Study
-from worker.context import Context, discarding, read_weights
+from worker.context import Context, Serving, discarding, read_weights
 from worker.decode import missing_decoders
 from worker.picture import png
 from worker.prepare import Prepared, prepare
@@ -53,19 +54,19 @@ def check(settings: Settings) -> None:
 
 def warm_up(context: Context) -> None:
     """Make the model known to the ledger before the first task comes."""
-    _log.info("decode.model", id=context.model_id)
+    _log.info("decode.model", id=context.model().id)
 
 
 def run(context: Context) -> None:
     """Lease the oldest objects that wait, and decode them."""
-    model_id = context.model_id
+    model = context.model()
     leases = claim_in_turn(context.ledger, DECODE, _BATCH)
     failpoint("decode.claimed")
     with renewed(context.ledger, leases):
         for lease in leases:
             with named_in_logs(context.ledger, lease):
                 try:
-                    _decode_one(context, lease, model_id)
+                    _decode_one(context, lease, model)
                 except LeaseLost as fault:
                     _log.warning("decode.lease_lost", reason=str(fault))
                 except Exception as fault:
@@ -73,7 +74,7 @@ def run(context: Context) -> None:
                     release_failed(context.ledger, lease, fault)
 
 
-def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
+def _decode_one(context: Context, lease: Lease, model: Serving) -> None:
     with context.ledger.read() as session:
         row: Instance = leased(session, lease)
     assert row.spool_path is not None, "only objects that were kept wait for decoding"
@@ -85,7 +86,7 @@ def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
     prepared = Prepared(None, decision.reason)
     if decision.analyse:
         population: Any = decision.population or settings.population
-        prepared = prepare(path, population, context.weights.population_age_years)
+        prepared = prepare(path, population, model.info.population_age_years)
     film = prepared.film
     film_path = (
         context.spool.write("films", ".npy", lambda stream: np.save(stream, film.pixels)) if film else None
@@ -105,7 +106,7 @@ def _decode_one(context: Context, lease: Lease, model_id: int) -> None:
                 record_event(session, study, "rule", str(decision))
             if film_path and study.revision:
                 study.build += 1  # a report that names it as left out has to be built anew
-        _record(session, model_id, instance, study, prepared)
+        _record(session, model.id, instance, study, prepared)
     failpoint("decode.recorded")
 
 
@@ -128,4 +129,5 @@ def _record(
     settle_copies(session, study, instance.sop_instance_uid)
     if instance.state == InstanceState.DECODED:
         request_analysis(session, instance, model_id)
+        request_shadows(session, instance)
     settle(session, study)

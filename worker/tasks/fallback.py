@@ -5,6 +5,7 @@ place; the first is withdrawn there.
 """
 
 import hashlib
+from functools import partial
 
 from pydicom import dcmread
 from sqlalchemy import select
@@ -19,6 +20,7 @@ from service.core.settlement import settle, withdraw
 from service.core.states import SECOND_FORMS, DeliveryState, Kind
 from service.core.tables import Model, Outbox, Report, Revision
 from worker.context import Context, discarding
+from worker.encoding import save
 from worker.tasks.documents import earlier_documents, second_form
 
 _WORDS = {
@@ -39,9 +41,7 @@ def fall_back(context: Context, destination: Destination, lease: Lease, report: 
             .where(Revision.study_id == report.study_id, Revision.number == report.revision)
         ).one()
     other = second_form(dcmread(context.spool.absolute(report.path)), kind, installation, sha256, earlier)
-    path = context.spool.write(
-        "reports", ".dcm", lambda stream: other.save_as(stream, enforce_file_format=True)
-    )
+    path = context.spool.write("reports", ".dcm", partial(save, other))
     content = context.spool.absolute(path).read_bytes()
     remember(context.ledger, destination, kind)
     failpoint("deliver.form_written")

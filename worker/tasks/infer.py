@@ -1,7 +1,7 @@
 """Queue `infer`: films that wait, as one batch through the network."""
 
 from datetime import timedelta
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session
 
 from model.predict import Predictor, device_name
 from model.prediction import Prediction
-from model.weights import default_weights
+from model.weights import WeightsError
 from service.core import tally
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.leases import (
     INFER,
     LEASE_SECONDS,
+    SHADOW,
     Lease,
     claim_in_turn,
     held,
@@ -32,9 +33,9 @@ from service.core.leases import (
 from service.core.ledger import now, record_event
 from service.core.results import Finding
 from service.core.states import AnalysisState, InstanceState
-from service.core.tables import Analysis, Instance, Study
+from service.core.tables import Analysis, Instance, Shadow, Study
 from worker.colours import overlay_png
-from worker.context import Context, discarding
+from worker.context import Context, Serving, discarding
 
 _BATCH = 8
 _log = structlog.get_logger()
@@ -42,34 +43,54 @@ _log = structlog.get_logger()
 
 def warm_up(context: Context) -> None:
     """Load the weights before the first task comes."""
-    _log.info("infer.model", id=context.model_id, sha256=context.weights.sha256)
-    _predictor(context)
+    model = context.model()
+    _log.info("infer.model", id=model.id, sha256=model.info.sha256)
+    _predictor(context, model)
 
 
 def about(context: Context) -> dict[str, str]:
     """Return what this process computes with."""
-    return {"device": device_name(), "model": context.weights.sha256}
+    model = context.model()
+    return {"device": f"{device_name()}, {_predictor(context, model).engine}", "model": model.info.sha256}
 
 
 def run(context: Context) -> None:
-    """Lease the oldest films that wait for the reporting model, and analyse them as one batch."""
-    leases = _claim(context)
-    failpoint("infer.claimed")
+    """Lease the oldest films that wait for the reporting model, and analyse them as one batch.
+
+    When none waits, films wait for the models in shadow.
+    """
+    model = context.model()
+    if leases := _claim(context, model):
+        failpoint("infer.claimed")
+        _analyse(context, model, leases)
+        return
+    for shadow in context.shadows():
+        if leases := claim_in_turn(context.ledger, SHADOW, _BATCH, Shadow.model_id == shadow.id):
+            _analyse(context, shadow, leases)
+            return  # and looks first whether a report waits
+
+
+def _analyse(context: Context, model: Serving, leases: list[Lease]) -> None:
     with renewed(context.ledger, leases):
         films = _films(context, leases)
         if not films:
             return
         try:
-            predictions = _predictor(context).predict([film for _, film in films])
+            predictions = _predictor(context, model).predict([film for _, film in films])
         except Exception as fault:
-            _log.exception("infer.failed", analyses=[lease.row_id for lease, _ in films])
+            _log.exception(
+                "infer.failed", stage=leases[0].stage.name, rows=[lease.row_id for lease, _ in films]
+            )
             for lease, _ in films:
                 release_failed(context.ledger, lease, fault)
             return
         for (lease, film), prediction in zip(films, predictions, strict=True):
             with named_in_logs(context.ledger, lease):
                 try:
-                    _record(context, lease, film, prediction)
+                    if lease.stage is SHADOW:
+                        _record_shadow(context, lease, model, prediction)
+                    else:
+                        _record(context, lease, model, film, prediction)
                 except LeaseLost as fault:
                     _log.warning("infer.lease_lost", reason=str(fault))
                 except Exception as fault:
@@ -77,15 +98,14 @@ def run(context: Context) -> None:
                     release_failed(context.ledger, lease, fault)
 
 
-def _claim(context: Context) -> list[Lease]:
+def _claim(context: Context, model: Serving) -> list[Lease]:
     """Lease films that wait for these weights, or have waited in vain for others."""
-    _adopt(context)
-    return claim_in_turn(context.ledger, INFER, _BATCH, Analysis.model_id == context.model_id)
+    _adopt(context, model.id)
+    return claim_in_turn(context.ledger, INFER, _BATCH, Analysis.model_id == model.id)
 
 
-def _adopt(context: Context) -> None:
+def _adopt(context: Context, mine: int) -> None:
     """Take over the films that have waited in vain for weights which nobody serves any more."""
-    mine = context.model_id
     in_vain = now() - timedelta(seconds=LEASE_SECONDS)
     with context.ledger.read() as session:
         waiting = session.scalars(
@@ -111,13 +131,20 @@ def _adopt(context: Context) -> None:
         )
 
 
-def _predictor(context: Context) -> Predictor:
-    return _load(context.settings.weights or default_weights())
+def _predictor(context: Context, model: Serving) -> Predictor:
+    predictor = _load(model.path, context.settings.engine)
+    if predictor.info.sha256 != model.info.sha256:
+        raise WeightsError(f"{model.path} was changed while it was read")
+    predictor.info = model.info  # with the threshold that was decided last
+    return predictor
 
 
-@cache
-def _load(weights: Path) -> Predictor:
-    return Predictor.load(weights)
+@lru_cache(maxsize=5)
+def _load(weights: Path, engine: str) -> Predictor:
+    predictor = Predictor.load(weights, fastest=engine == "auto")
+    if predictor.engine_fault:
+        _log.warning("infer.engine", engine=predictor.engine, reason=predictor.engine_fault)
+    return predictor
 
 
 def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArray[Any]]]:
@@ -139,7 +166,16 @@ def _films(context: Context, leases: list[Lease]) -> list[tuple[Lease, npt.NDArr
     return films
 
 
-def _record(context: Context, lease: Lease, film: npt.NDArray[Any], prediction: Prediction) -> None:
+def _record_shadow(context: Context, lease: Lease, model: Serving, prediction: Prediction) -> None:
+    """Write down what a model in shadow says; the study and its report know nothing of it."""
+    with context.ledger.write() as session:
+        shadow, _ = held(session, lease)
+        _write_prediction(shadow, prediction, model)
+
+
+def _record(
+    context: Context, lease: Lease, model: Serving, film: npt.NDArray[Any], prediction: Prediction
+) -> None:
     activation = prediction.activation
     path = overlay_path = None
     if activation is not None:
@@ -151,7 +187,7 @@ def _record(context: Context, lease: Lease, film: npt.NDArray[Any], prediction: 
     with discarding(context.spool, path, overlay_path), context.ledger.write() as session:
         analysis, study = held(session, lease)
         analysis.activation_path, analysis.overlay_path = path, overlay_path
-        _write_result(session, analysis, study, prediction, context.weights.threshold)
+        _write_result(session, analysis, study, prediction, model)
     failpoint("infer.recorded")
 
 
@@ -160,17 +196,10 @@ def _write_result(
     analysis: Analysis,
     study: Study,
     prediction: Prediction,
-    threshold: float,
+    model: Serving,
 ) -> None:
     tally.since(tally.STAGE_SECONDS, analysis.ready_at, "infer", session=session)
-    analysis.state = AnalysisState.DONE
-    analysis.finding = Finding(prediction.finding)
-    analysis.probability = prediction.probability
-    analysis.threshold = threshold
-    analysis.reason = prediction.reason
-    analysis.pattern = prediction.pattern
-    analysis.flags = list(prediction.flags)
-    analysis.gate_distance = prediction.gate_distance
+    _write_prediction(analysis, prediction, model)
     instance = session.get_one(Instance, analysis.instance_id)
     if instance.state != InstanceState.DECODED:
         return  # superseded meanwhile: what was said stays recorded, the newer header speaks
@@ -180,4 +209,15 @@ def _write_result(
         instance.state = InstanceState.ANALYSED
     why = tally.reason_class(instance.reason)
     tally.add(tally.FILMS, instance.state, why, session=session)
-    record_event(session, study, "analysed", analysis.finding)
+    record_event(session, study, "analysed", prediction.finding)
+
+
+def _write_prediction(row: Analysis | Shadow, prediction: Prediction, model: Serving) -> None:
+    row.state = AnalysisState.DONE
+    row.finding = Finding(prediction.finding)
+    row.probability = prediction.probability
+    row.threshold = model.info.threshold
+    row.reason = prediction.reason
+    row.pattern = prediction.pattern
+    row.flags = list(prediction.flags)
+    row.gate_distance = prediction.gate_distance

@@ -46,6 +46,7 @@ from service.core.states import (
 from service.core.tables import Analysis, Instance, Model, Outbox, Rejection, Report, Revision, Study, Subject
 from worker import wording
 from worker.context import Context, discarding, read_weights
+from worker.iod import remember
 from worker.tasks import assess
 from worker.tasks.documents import earlier_documents, stands_beside
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
@@ -72,7 +73,7 @@ class _NotYet(Exception):
 
 
 def check(settings: Settings) -> None:
-    """Stop the start of a pool whose reports could not name their model.
+    """Stop the start of a pool whose reports could not name their model, and read what all of them need.
 
     Raises
     ------
@@ -80,6 +81,7 @@ def check(settings: Settings) -> None:
         With what is wrong with the weights.
     """
     read_weights(settings)
+    remember()
 
 
 def run(context: Context) -> None:
@@ -134,7 +136,7 @@ def _report_one(context: Context, lease: Lease) -> None:
 
 def _read(context: Context, lease: Lease) -> tuple[Job, int]:
     """Return the revision with all that is needed to build it, and the row of the model it speaks for."""
-    installation, served = context.ledger.installation(), context.model_id
+    installation, served = context.ledger.installation(), context.model().id
     names = [destination.name for destination in context.settings.destinations]
     with context.ledger.read() as session:
         revision: Revision = leased(session, lease)

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
+from service.core import models
 from service.core.certificates import in_file
 from service.core.confirmation import unconfirmed
 from service.core.ledger import expected_revision
@@ -16,7 +17,7 @@ from service.core.pauses import pauses
 from service.core.refusals import refusals
 from service.core.settings import Settings
 from service.core.states import DELIVERED_STATES, DeliveryState, Kind
-from service.core.tables import Model, Outbox
+from service.core.tables import Model, ModelChange, Outbox
 
 _FORMS = {
     Kind.SR: "it rejected Comprehensive 3D SR, and gets Comprehensive SR",
@@ -51,6 +52,7 @@ class CertificateState:
 class System:
     destinations: Sequence[DestinationState]
     models: Sequence[Model]
+    changes: Sequence[ModelChange]
     certificates: Sequence[CertificateState]
     ledger: str
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +65,8 @@ def system(session: Session, settings: Settings) -> System:
     )
     return System(
         destinations=list(_destinations(session, settings)),
-        models=session.scalars(select(Model).order_by(Model.id.desc())).all(),
+        models=models.every(session),
+        changes=models.changes(session)[:10],
         certificates=list(_certificates(settings)),
         ledger=f"{backend}, revision {expected_revision()}",
         settings={

@@ -91,14 +91,14 @@ def _write(spool: Spool, content: bytes) -> None:
 def processor(settings: Settings, film: npt.NDArray[np.uint16]) -> tuple[Check, Prediction | None]:
     """Analyse `film`, (rows, columns), here as a worker would; return what it took, and the prediction."""
     try:
-        predictor = Predictor.load(settings.weights or default_weights())
+        predictor = Predictor.load(settings.weights or default_weights(), fastest=settings.engine == "auto")
     except WeightsError as fault:
         return Check("processor", False, str(fault), "Check HILUM_WEIGHTS"), None
     predictor.predict([film])
     began = time.monotonic()
     (prediction,) = predictor.predict([film])
     seconds = time.monotonic() - began
-    seen = f"{_device()}: one film in {1000 * seconds:.0f} ms, decoding and reports aside"
+    seen = f"{_device()}, {predictor.engine}: one film in {1000 * seconds:.0f} ms, decoding and reports aside"
     return Check("processor", True, seen), prediction
 
 
@@ -107,4 +107,4 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return f"GPU {torch.cuda.get_device_name()}"
-    return f"CPU, {torch.get_num_threads()} thread(s)"
+    return f"CPU, {len(os.sched_getaffinity(0))} core(s)"

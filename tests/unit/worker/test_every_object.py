@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.unit.worker.reports import (
     as_read,
     complaints,
     context,
+    encoded,
     header,
     image,
     minimal_header,
@@ -30,6 +32,7 @@ from tests.unit.worker.reports import (
 from worker.assessment import build_assessment
 from worker.comprehensive import comprehensive_of
 from worker.document import build_document
+from worker.encoding import save
 from worker.heatmap import build_heatmap, plain_of
 from worker.presentation_state import build_presentation_state
 from worker.rejection_note import build_rejection_note
@@ -102,6 +105,15 @@ def texts(item: Dataset) -> list[str]:
         elif element.VR in ("LO", "LT", "PN", "SH", "ST", "UC", "UT"):
             found.append(str(element.value))
     return found
+
+
+@pytest.mark.parametrize(("character_set", "name"), NAMES)
+def test_every_object_is_written_with_the_bytes_of_pydicom(character_set: str | list[str], name: str) -> None:
+    source = header(SpecificCharacterSet=character_set, PatientName=name, StudyDescription="Rö" * 5)
+    for what, item in every_object(source).items():
+        stream = BytesIO()
+        save(item, stream)
+        assert stream.getvalue() == encoded(item), what
 
 
 def test_no_letter_of_any_object_becomes_a_question_mark(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""`hilum model`: which model reports, which ones run in shadow, and at which operating point."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from service.commands.console import console, user
+from service.core import models
+from service.core.audit import Audit
+from service.core.errors import CONFIGURATION_EXIT_CODE
+from service.core.ledger import Ledger, check_migrated
+from service.core.models import NotPossible
+from service.core.settings import Settings
+from service.core.spool import Spool
+from service.core.states import ModelChangeKind
+from service.core.tables import Model, ModelChange
+
+
+def show(settings: Settings, as_json: bool) -> int:
+    """Print the models and what was decided about them; return 0."""
+    with _ledger(settings).read() as session:
+        every, changes = models.every(session), models.changes(session)
+        if as_json:
+            said = {"models": [_described(model) for model in every], "changes": [*map(_told, changes)]}
+            typer.echo(json.dumps(said, indent=2))
+            return 0
+        table = Table("model", "role", "threshold", "first used", "SHA-256", box=None)
+        for model in every:
+            table.add_row(
+                f"{model.name} {model.version}",
+                model.role or "",
+                "of the weights" if model.threshold is None else f"{model.threshold:g} (the site's)",
+                f"{model.first_used_at.astimezone(settings.zone):%Y-%m-%d}",
+                model.sha256,
+            )
+        screen = console()
+        screen.print(table if every else "no model is known before the first worker has started")
+        for change in reversed(changes):
+            what = change.kind.replace("_", " ")
+            what += f" {_threshold(change.threshold)}" if change.kind == ModelChangeKind.THRESHOLD else ""
+            screen.print(
+                f"{change.at.astimezone(settings.zone):%Y-%m-%d %H:%M}  {change.model.name} "
+                f"{change.model.version}: {what}, by {change.by}: {change.reason}",
+                markup=False,
+                style="dim",
+            )
+    return 0
+
+
+def add(settings: Settings, weights: Path, reason: str) -> int:
+    """Take a weights file into the data folder and let it run in shadow; return 0 when it does."""
+    from model.predict import Predictor
+    from model.weights import WeightsError
+
+    ledger, spool = _ledger(settings), Spool(settings.data_dir)
+    try:
+        info = Predictor.load(weights, "cpu").info
+        content = weights.read_bytes()
+    except (WeightsError, OSError) as fault:
+        sys.stderr.write(f"hilum: {fault}\n")
+        return 1
+    spool.make()
+    path = spool.write("models", ".safetensors", lambda stream: stream.write(content))
+
+    def change(session: Any) -> Model:
+        identity = info.name, info.version, info.sha256
+        return models.add(session, identity, info.class_activation, path, _decision(reason))
+
+    code = _change(settings, ledger, change, "runs in shadow: what it says is recorded, not sent", reason)
+    if code:
+        spool.remove(path)
+    return code
+
+
+def promote(settings: Settings, name: str, reason: str) -> int:
+    """Let a model report; return 0 when it does."""
+
+    def change(session: Any) -> Model:
+        _refuse_when_configured(settings)
+        model = models.find(session, name)
+        models.promote(session, model, _decision(reason))
+        return model
+
+    return _change(settings, _ledger(settings), change, "reports from the next film on", reason)
+
+
+def roll_back(settings: Settings, reason: str) -> int:
+    """Let the model before the present one report again; return 0 when it does."""
+
+    def change(session: Any) -> Model:
+        _refuse_when_configured(settings)
+        return models.roll_back(session, _decision(reason))
+
+    return _change(settings, _ledger(settings), change, "reports again from the next film on", reason)
+
+
+def retire(settings: Settings, name: str, reason: str) -> int:
+    """Ask a model in shadow no more; return 0 when it is so."""
+
+    def change(session: Any) -> Model:
+        model = models.find(session, name)
+        models.retire(session, model, _decision(reason))
+        return model
+
+    return _change(settings, _ledger(settings), change, "is not asked any more", reason)
+
+
+def threshold(settings: Settings, value: float | None, name: str | None, reason: str) -> int:
+    """Set the site's operating point of a model, without a name of that which reports; return 0 when done."""
+
+    def change(session: Any) -> Model:
+        model = models.reporting(session) if name is None else models.find(session, name)
+        if model is None:
+            raise NotPossible("no model reports yet: start a worker first")
+        models.set_threshold(session, model, value, _decision(reason))
+        return model
+
+    said = f"calls pneumonia present from {_threshold(value)} on, from the next film on"
+    return _change(settings, _ledger(settings), change, said, reason)
+
+
+def _change(
+    settings: Settings, ledger: Ledger, change: Callable[[Any], Model], said: str, reason: str
+) -> int:
+    if not reason.strip():
+        sys.stderr.write("hilum: say why by --reason; it is kept and shown\n")
+        return CONFIGURATION_EXIT_CODE
+    try:
+        with ledger.write() as session:
+            model = change(session)
+            name = f"{model.name} {model.version}"
+            sha256 = model.sha256
+    except NotPossible as fault:
+        sys.stderr.write(f"hilum: {fault}\n")
+        return 1
+    Audit(settings, "model").configured(user(), f"model {name} ({sha256}) {said}: {reason.strip()}")
+    typer.echo(f"{name} {said}")
+    return 0
+
+
+def _refuse_when_configured(settings: Settings) -> None:
+    """Refuse what the next worker would undo.
+
+    Raises
+    ------
+    NotPossible
+        When HILUM_WEIGHTS says which model reports.
+    """
+    if settings.weights is not None:
+        raise NotPossible(
+            f"HILUM_WEIGHTS names the model that reports ({settings.weights}): leave it empty to choose here"
+        )
+
+
+def _ledger(settings: Settings) -> Ledger:
+    check_migrated(settings.sqlalchemy_url)
+    return Ledger(settings.sqlalchemy_url)
+
+
+def _decision(reason: str) -> models.Decision:
+    return models.Decision(user(), reason.strip())
+
+
+def _threshold(value: float | None) -> str:
+    return "the threshold of the weights" if value is None else f"{100 * value:g} %"
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "version": model.version,
+        "sha256": model.sha256,
+        "role": model.role,
+        "threshold": model.threshold,
+        "first_used_at": model.first_used_at.isoformat(),
+    }
+
+
+def _told(change: ModelChange) -> dict[str, Any]:
+    return {
+        "at": change.at.isoformat(),
+        "model": change.model.sha256,
+        "kind": change.kind,
+        "threshold": change.threshold,
+        "by": change.by,
+        "reason": change.reason,
+    }

@@ -1,0 +1,31 @@
+"""What highdicom asks of the standard's tables, looked up once.
+
+Whether an IOD has an attribute is searched for in all of its modules each time, eight times an object: a
+tenth of a report's time. The tables ship with highdicom and never change; to read them takes most of a second
+and 100 MB, so a pool does it before it forks.
+"""
+
+import sys
+from functools import cache
+
+from highdicom import _standard_utils
+from pydicom.uid import ComputedRadiographyImageStorage
+
+_ASKED = {
+    "does_iod_have_pixel_data": (ComputedRadiographyImageStorage,),
+    "is_attribute_in_iod": ("PixelData", ComputedRadiographyImageStorage),
+}
+
+
+def remember() -> None:
+    """Let every module of highdicom that asks hear the first answer again; a second call changes nothing."""
+    for name, first in _ASKED.items():
+        asked = getattr(_standard_utils, name, None)
+        if asked is None:  # another highdicom than the pinned one: it asks as it does
+            continue
+        answered = cache(asked)
+        answered(*first)  # reads the tables
+        for module in list(sys.modules.values()):
+            asks = module.__name__.startswith("highdicom.") and module is not _standard_utils
+            if asks and getattr(module, name, None) is asked:
+                setattr(module, name, answered)
