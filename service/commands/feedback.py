@@ -4,10 +4,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from rich.console import Console
 from rich.progress import track
 from sqlalchemy.orm import Session
@@ -19,6 +20,7 @@ from service.core.ledger import check_migrated
 from service.core.settings import Settings
 from service.core.tables import Feedback
 from worker.context import Context
+from worker.encoding import save
 from worker.tasks.assess import assessment_of, stored_assessment
 
 STANDARD_OUTPUT = Path("-")
@@ -63,11 +65,13 @@ def _write_srs(context: Context, folder: Path, since: datetime | None, until: da
     for entry_id in shown:
         with context.ledger.read() as session:
             entry = session.get_one(Feedback, entry_id)
-            made = _made(context, session, entry)
-            if made is None:
-                missing.append(entry.study.study_instance_uid)
-                continue
-        made.save_as(folder / f"{made.SOPInstanceUID}.dcm", enforce_file_format=True)
+            content = _content(context, session, entry)
+            study_instance_uid = entry.study.study_instance_uid
+        if content is None:
+            missing.append(study_instance_uid)
+            continue
+        name = dcmread(BytesIO(content), specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+        (folder / f"{name}.dcm").write_bytes(content)
         written += 1
     sys.stderr.write(f"{written} SR(s) in {folder}\n")
     for uid in dict.fromkeys(missing):
@@ -77,15 +81,20 @@ def _write_srs(context: Context, folder: Path, since: datetime | None, until: da
     return len(missing)
 
 
-def _made(context: Context, session: Session, entry: Feedback) -> Dataset | None:
-    """Return the SR as it was sent, else as it would be."""
+def _content(context: Context, session: Session, entry: Feedback) -> bytes | None:
+    """Return the SR as it was sent, else as it would be; None when what it is about is not kept."""
     path = stored_assessment(session, entry)
     try:
         if path is not None:
-            return dcmread(context.spool.absolute(path))
-        return assessment_of(context, session, entry)
+            return context.spool.absolute(path).read_bytes()
+        made = assessment_of(context, session, entry)
     except FileNotFoundError:
         return None
+    if made is None:
+        return None
+    buffer = BytesIO()
+    save(made, buffer)
+    return buffer.getvalue()
 
 
 @contextmanager

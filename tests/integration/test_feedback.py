@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 
 from service.api.app import create_app
 from service.api.rates import Rates
+from service.commands.feedback import export
 from service.core import feedback
 from service.core.audit import Audit
 from service.core.feedback_link import links_of
@@ -453,6 +454,10 @@ def test_an_assessment_goes_into_the_study_as_an_sr_and_a_changed_mind_as_anothe
     there = {item.sop_instance_uid: item for item in orthanc.instances(uid)}
     stored = [dcmread(io.BytesIO(orthanc.download(there[item.sop_instance_uid]))) for item in made]
     assert len(stored) == 2
+    exported = context.settings.data_dir.parent / "srs"
+    assert export(context.settings, None, exported, None, None, notes=False) == 0
+    sent = {f"{item.sop_instance_uid}.dcm": context.spool.absolute(item.path).read_bytes() for item in made}
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == sent
     assert len({item.SeriesInstanceUID for item in stored}) == 1
     assert [item.InstanceNumber for item in stored] == [1, 2]
     for item in stored:
@@ -568,8 +573,6 @@ def test_the_audit_trail_tells_who_gave_feedback_and_on_whose_study(context: Con
 def test_the_export_command_writes_a_table_and_srs(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from service.commands.feedback import export
-
     uid, api = analysed(context), client(context)
     give(api, uid, "agree", note=SECRET)
     give(api, uid, "not_usable", "administrator")
