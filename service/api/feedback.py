@@ -193,14 +193,13 @@ def api_routes(live: Live, ledger: Ledger, audit: Audit) -> APIRouter:
         named = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
 
         def content() -> Iterator[str]:
-            with ledger.read() as session:
-                chunk = ""
-                for line in lines(core.entries_between(session, since, until), notes=notes):
-                    chunk += line
-                    if len(chunk) > _LONGEST_CHUNK:
-                        yield chunk
-                        chunk = ""
-                yield chunk
+            chunk = ""
+            for line in lines(core.entries_between(ledger, since, until), notes=notes):
+                chunk += line
+                if len(chunk) > _LONGEST_CHUNK:
+                    yield chunk
+                    chunk = ""
+            yield chunk
 
         return StreamingResponse(content(), media_type=_CSV, headers=named)
 

@@ -45,8 +45,8 @@ def export(
     missing = 0
     try:
         if csv is not None:
-            with _opened(csv) as stream, context.ledger.read() as session:
-                for line in lines(entries_between(session, since, until), notes=notes):
+            with _opened(csv) as stream:
+                for line in lines(entries_between(context.ledger, since, until), notes=notes):
                     stream.write(line)
         if sr is not None:
             missing = _write_srs(context, sr, since, until)
@@ -58,8 +58,7 @@ def export(
 def _write_srs(context: Context, folder: Path, since: datetime | None, until: datetime | None) -> int:
     """Write the SR of each entry, named by its SOP Instance UID; return how many could not be made."""
     folder.mkdir(parents=True, exist_ok=True)
-    with context.ledger.read() as session:
-        ids = [entry.id for entry in entries_between(session, since, until)]
+    ids = [entry.id for entry in entries_between(context.ledger, since, until)]
     written, missing = 0, []
     shown = track(ids, "SRs", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     for entry_id in shown:

@@ -15,7 +15,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
-from service.core.ledger import now, record_event
+from service.core.ledger import Ledger, now, record_event
 from service.core.results import Finding
 from service.core.secret import keyed_hash
 from service.core.states import Assessment, AssessmentState, FeedbackSource
@@ -171,8 +171,11 @@ def current(entries: Sequence[Feedback]) -> set[int]:
     return set(newest.values())
 
 
-def entries_between(session: Session, since: datetime | None, until: datetime | None) -> Iterator[Feedback]:
-    """Yield all entries of a time with their studies and models, the oldest first; `until` is not within."""
+def entries_between(ledger: Ledger, since: datetime | None, until: datetime | None) -> Iterator[Feedback]:
+    """Yield all entries of a time with their studies and models, the oldest first; `until` is not within.
+
+    The ledger is read in pieces: who takes them slowly holds nothing up.
+    """
     last = 0
     while True:
         query = (
@@ -186,12 +189,12 @@ def entries_between(session: Session, since: datetime | None, until: datetime | 
             query = query.where(Feedback.at >= since)
         if until is not None:
             query = query.where(Feedback.at < until)
-        found = session.scalars(query).all()
+        with ledger.read() as session:
+            found = session.scalars(query).all()
         yield from found
         if len(found) < _AT_A_TIME:
             return
         last = found[-1].id
-        session.expunge_all()
 
 
 def states_of(session: Session, studies: Collection[Study]) -> dict[int, State]:

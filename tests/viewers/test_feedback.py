@@ -178,3 +178,19 @@ def test_the_page_behind_a_link_can_be_used_by_everybody(
     page.goto(f"{running.url}/feedback/{token[:-5]}xxxxx")
     page.get_by_text("This is no link of this gateway.").wait_for()
     seen(page, "link-forged", screenshots)
+
+
+def test_a_name_is_remembered_for_its_reader_and_not_for_the_next_one(
+    running: Web, context: Context, page: Page
+) -> None:
+    uid = analysed(context)
+    signed_in(page, running.url, "clinician", f"/studies/{uid}")
+    page.get_by_label("Your name").fill("Dr. Weber")
+    page.get_by_role("button", name="Unsure").click()
+    page.get_by_text("Stored: unsure.").wait_for()
+    page.reload()
+    eventually(lambda: page.get_by_label("Your name").input_value() == "Dr. Weber", 5)
+    page.get_by_role("button", name="Sign out").click()
+    signed_in(page, running.url, "clinician", f"/studies/{uid}")
+    page.get_by_text("Dr. Weber (signed in as").wait_for()
+    assert page.get_by_label("Your name").input_value() == ""

@@ -3,11 +3,16 @@ const said = document.getElementById("feedback-said");
 const history = document.getElementById("feedback-history");
 let underWay = false;
 
+// The name is remembered for as long as somebody is signed in: workstations of a reading room are shared.
+function place(form) {
+  return `reader ${form.elements.csrf.value.slice(0, 8)}`;
+}
+
 function remember() {
-  const name = document.getElementById("reader");
-  if (!name) return;
+  const form = document.querySelector("form[data-feedback]");
+  if (!form || form.elements.reader.value) return;
   try {
-    if (!name.value) name.value = sessionStorage.getItem("reader") ?? "";
+    form.elements.reader.value = sessionStorage.getItem(place(form)) ?? "";
   } catch { /* storage is off */ }
 }
 
@@ -33,7 +38,7 @@ async function send(form, button) {
   form.elements.own_finding.value = "";
   if (form.elements.note) form.elements.note.value = "";
   try {
-    sessionStorage.setItem("reader", form.elements.reader.value);
+    sessionStorage.setItem(place(form), form.elements.reader.value);
   } catch { /* storage is off */ }
 }
 
