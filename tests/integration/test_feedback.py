@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from fastapi.testclient import TestClient
 from pydicom import dcmread
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 
 from service.api.app import create_app
 from service.api.rates import Rates
@@ -19,12 +20,12 @@ from service.commands.feedback import export
 from service.core import feedback
 from service.core.audit import Audit
 from service.core.feedback_link import links_of
-from service.core.ledger import now
+from service.core.ledger import _alembic_config, now, open_engine
 from service.core.purge import purge
 from service.core.removal import forget_files
 from service.core.settings import load
 from service.core.states import Kind
-from service.core.tables import AssessmentReport, Event, Feedback, Report, Study
+from service.core.tables import AssessmentReport, Event, Feedback, Installation, Report, Study
 from service.scheduler.scheduler import give_up_exhausted
 from tests.audit_trail import objects, of
 from tests.ledgers import migrated
@@ -327,6 +328,24 @@ def test_who_tries_many_links_or_says_much_is_told_to_wait(context: Context) -> 
     assert api.get(f"/feedback/{token}").status_code == 429
     # Signing in is counted by itself.
     assert api.get("/api/studies", headers=bearer("viewer")).status_code == 200
+
+
+@only_sqlite
+def test_a_ledger_of_before_gets_a_secret_that_no_report_names(context: Context) -> None:
+    analysed(context)
+    engine = open_engine(context.settings.sqlalchemy_url)
+    with engine.begin() as connection:
+        config = _alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0012")
+        columns = {column["name"] for column in inspect(connection).get_columns("installation")}
+        assert "secret" not in columns
+        command.upgrade(config, "head")
+    engine.dispose()
+    with context.ledger.read() as session:
+        secret = session.scalars(select(Installation.secret)).one()
+    assert re.fullmatch("[0-9a-f]{64}", secret)
+    assert secret not in dcmread(context.spool.absolute(reports(context)[0].path)).to_json()
 
 
 def test_the_report_carries_a_link_that_opens_it(context: Context) -> None:

@@ -193,4 +193,5 @@ def test_a_name_is_remembered_for_its_reader_and_not_for_the_next_one(
     page.get_by_role("button", name="Sign out").click()
     signed_in(page, running.url, "clinician", f"/studies/{uid}")
     page.get_by_text("Dr. Weber (signed in as").wait_for()
+    page.wait_for_timeout(500)  # what the script would put there
     assert page.get_by_label("Your name").input_value() == ""
