@@ -35,7 +35,7 @@ _Name = Annotated[str, Form(max_length=2 * LONGEST_NAME)]
 _Own = Annotated[Finding | None, BeforeValidator(lambda value: value or None), Form()]
 _WHY = {
     Unusable.FORGED: (404, "This is no link of this gateway. Was it copied whole?"),
-    Unusable.EXPIRED: (410, "This link is too old. Say it on the study's page instead, or tell the ward."),
+    Unusable.EXPIRED: (410, "This link is too old. Say it on the study's page instead."),
 }
 
 
