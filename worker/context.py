@@ -103,12 +103,14 @@ class Context:
         identity = info.name, info.version, info.sha256
         with self.ledger.read() as session:
             known = session.scalars(select(Model.path).where(Model.sha256 == info.sha256)).first()
+        if known is not None and not self.spool.absolute(known).exists():
+            known = None  # an earlier data folder had them
         content = source.read_bytes() if known is None else b""
         path = known or self.spool.write("models", ".safetensors", lambda stream: stream.write(content))
         why = "HILUM_WEIGHTS names it" if self.settings.weights else "it ships with this version of Hilum"
         with discarding(self.spool, None if known else path), self.ledger.write() as session:
             row = session.get_one(Model, register_model(session, *identity, info.class_activation))
-            row.path = row.path or path
+            row.path = path
             models.take_up(session, row, why, always=self.settings.weights is not None)
             return row.id
 

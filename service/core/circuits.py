@@ -25,6 +25,8 @@ from service.core.tables import Circuit
 LONGEST_PAUSE_SECONDS = 300.0
 # A try may take two associations with a query each that is not answered, and a third with an object.
 _TRY_SECONDS = 180.0
+# Beyond so much that waits, its destinations are named by the oldest of it.
+_MOST_WAITING = 100_000
 _log = structlog.get_logger()
 
 
@@ -42,12 +44,19 @@ def claim_for_one_destination(
         The destination and up to `limit` leases for it; an empty name and list when nothing is ready.
     """
     table: Any = stage.table
+    # Ordered and limited, so that the index for work is used, not that which has the destinations sorted.
+    waiting = (
+        select(table.destination, table.ready_at)
+        .where(ready(stage))
+        .order_by(table.ready_at)
+        .limit(_MOST_WAITING)
+        .subquery()
+    )
     with ledger.read() as session:
         names = session.scalars(
-            select(table.destination)
-            .where(ready(stage))
-            .group_by(table.destination)
-            .order_by(func.min(table.ready_at))
+            select(waiting.c.destination)
+            .group_by(waiting.c.destination)
+            .order_by(func.min(waiting.c.ready_at))
         ).all()
     for name in names:
         destination = settings.destination(name) if settings else None

@@ -407,11 +407,13 @@ def held_by(session: Session, stage: Stage, family: str) -> list[tuple[Lease, st
     """Return the leases of `stage` that one worker of this host holds at this moment, with their owners."""
     table = stage.table
     found = session.execute(
-        select(table.id, table.lease_token, table.attempts, table.lease_owner).where(
+        select(table.id, table.lease_token, table.attempts, table.lease_owner)
+        .where(
             table.state == stage.waiting,
             table.lease_until > now(),
             table.lease_owner.startswith(family_prefix(family), autoescape=True),
         )
+        .order_by(table.ready_at)  # as in `exhausted`
     )
     return [(Lease(stage, *row), str(holder)) for *row, holder in found]
 
@@ -419,9 +421,13 @@ def held_by(session: Session, stage: Stage, family: str) -> list[tuple[Lease, st
 def at_work(session: Session, stage: Stage) -> bool:
     """Return whether somebody works on anything of `stage` at this moment."""
     table = stage.table
-    return bool(
-        session.scalar(select(exists().where(table.state == stage.waiting, table.lease_until > now())))
+    one = (
+        select(table.id)
+        .where(table.state == stage.waiting, table.lease_until > now())
+        .order_by(table.ready_at)  # as in `exhausted`
+        .limit(1)
     )
+    return session.scalar(one) is not None
 
 
 def backoff_seconds(attempts: int, longest: float) -> float:

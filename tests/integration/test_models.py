@@ -208,6 +208,13 @@ def test_weights_that_were_changed_on_disk_are_not_used(context: Context, weight
         context.shadows()
 
 
+def test_the_weights_that_ship_are_there_again_after_the_data_folder_was_lost(context: Context) -> None:
+    context.model().path.unlink()
+    again = Context.open(context.settings).model()
+    assert again.path.exists()
+    assert again.info.sha256 == read_info(default_weights()).sha256
+
+
 def test_an_erased_study_takes_its_shadows_along(context: Context, weights: Path) -> None:
     _in_shadow(context, weights)
     receive(context, film(1))
