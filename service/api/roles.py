@@ -25,10 +25,12 @@ class Act(StrEnum):
     SEE_PATIENTS = "see whose studies they are"
     STORE = "store images"
     RETRY = "try a study again"
+    ASSESS = "give feedback on results"
+    SEE_READERS = "see who gave feedback, and notes"
     SEND_AS_BUILT = "send reports as they are, whatever their destination says"
 
 
-_CLINICIAN = {Act.READ, Act.SEE_FILMS, Act.SEE_PATIENTS, Act.STORE, Act.RETRY}
+_CLINICIAN = {Act.READ, Act.SEE_FILMS, Act.SEE_PATIENTS, Act.STORE, Act.RETRY, Act.ASSESS, Act.SEE_READERS}
 MAY: dict[Role, set[Act]] = {
     "viewer": {Act.READ},
     "clinician": _CLINICIAN,
