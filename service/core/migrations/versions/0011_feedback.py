@@ -7,8 +7,8 @@ from alembic import op
 
 import service.core.tables
 
-revision = "0013"
-down_revision = "0012"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
