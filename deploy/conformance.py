@@ -5,7 +5,7 @@ python deploy/conformance.py --check    exit code 1 when it is not current
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,11 +16,18 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from pydicom import Dataset, dcmread
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
+from service.api.dicomweb import attributes
+from service.api.dicomweb.matching import LISTED
+from service.api.dicomweb.model import INLINE_BYTES
+from service.api.dicomweb.negotiation import FRAME_TYPES, OCTETS
+from service.api.dicomweb.query import MOST_RESULTS
+from service.api.dicomweb.routes import RESOURCES, RETRIEVE_RESPONSES, SEARCH_RESPONSES
+from service.api.dicomweb.search import MOST_HEADERS
 from service.api.stow import _RESPONSES as STOW_RESPONSES
 from service.api.stow import Bounds as StowBounds
 from service.core import audit_message, errors, tls
@@ -47,6 +54,11 @@ from worker.text_report import build_text_report
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "conformance.md"
 TEMPLATE = HERE / "conformance.md.j2"
+# PS3.2 K.4.2: single value, list, range, wild card, sequence.
+_MATCHING = {
+    **{"UI": "L", "DA": "R", "TM": "R", "SQ": "SEQUENCE", "PN": "*, any component group, no case"},
+    **dict.fromkeys(("AE", "CS", "LO", "SH", "LT", "ST", "UC", "UR", "UT"), "*"),
+}
 _STUDY = "1.2.826.0.1.3680043.8.498.1"
 _ANSWERS_ASKED = (
     *(0x0000, 0x0111, 0xB000, 0xB006, 0xB007, 0xA700, 0x0110, 0xC000, 0xA900, 0x0117, 0x0122, 0x0124),
@@ -74,6 +86,19 @@ def render() -> str:
         maximum_pdu=MAXIMUM_PDU_BYTES,
         stow=sorted(STOW_RESPONSES.items(), key=lambda item: int(item[0])),
         stow_bounds=StowBounds(),
+        searched=list(_searched()),
+        returned=[(level.value, _named(names)) for level, names in _returned().items()],
+        optional=[
+            ("studies", _named(attributes.STUDY_OPTIONAL)),
+            ("series", _named(attributes.SERIES_OPTIONAL)),
+        ],
+        resources=RESOURCES,
+        search_statuses=_by_status(SEARCH_RESPONSES),
+        retrieve_statuses=_by_status(RETRIEVE_RESPONSES),
+        most_results=MOST_RESULTS,
+        most_headers=MOST_HEADERS,
+        inline_bytes=INLINE_BYTES,
+        frame_types=list(_frame_types()),
         suites=tls.SUITES,
         audit=[(code.value, code.meaning) for code in _audit_events()],
         objects=objects,
@@ -114,11 +139,52 @@ def _sentence(documented: type) -> str:
 
 def _audit_events() -> Iterator[Any]:
     for name in (
-        *("APPLICATION_ACTIVITY", "INSTANCES_ACCESSED", "INSTANCES_TRANSFERRED", "STUDY_DELETED"),
+        *("APPLICATION_ACTIVITY", "INSTANCES_ACCESSED", "INSTANCES_TRANSFERRED", "QUERY", "STUDY_DELETED"),
         "SECURITY_ALERT",
     ):
         yield getattr(audit_message, name)
     yield audit_message.USER_AUTHENTICATION
+
+
+def _searched() -> Iterator[tuple[str, str, str, str]]:
+    """Yield tag, keyword, types of matching and levels of each attribute that is searched for."""
+    for keyword in attributes.MATCHED[attributes.Level.INSTANCES]:
+        levels = [level.value for level, names in attributes.MATCHED.items() if keyword in names]
+        tag = tag_for_keyword(keyword) or 0
+        kind = "L" if keyword in LISTED else _MATCHING.get(dictionary_VR(tag), "S")
+        yield _tag(tag), keyword, kind, ", ".join(levels)
+
+
+def _returned() -> dict[attributes.Level, tuple[str, ...]]:
+    read = {
+        attributes.Level.STUDIES: ("IssuerOfPatientID", "StudyDescription", "TimezoneOffsetFromUTC"),
+        attributes.Level.SERIES: attributes.SERIES_RETURNED,
+        attributes.Level.INSTANCES: attributes.INSTANCE_RETURNED,
+    }
+    return {
+        level: (*required, *(name for name in read[level] if name not in required))
+        for level, required in attributes.REQUIRED.items()
+    }
+
+
+def _named(keywords: Iterable[str]) -> str:
+    return ", ".join(f"{keyword} {_tag(tag_for_keyword(keyword) or 0)}" for keyword in keywords)
+
+
+def _tag(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _by_status(responses: Mapping[int | str, Mapping[str, Any]]) -> list[tuple[int, str]]:
+    return sorted((int(status), entry["description"]) for status, entry in responses.items())
+
+
+def _frame_types() -> Iterator[tuple[str, str, str]]:
+    """Yield name and UID of each stored transfer syntax, and the media types of its frames."""
+    for uid in OFFERED:
+        named = FRAME_TYPES.get(uid)
+        also = f", {OCTETS}" if named not in (None, OCTETS) else ""
+        yield uid.name, str(uid), f"{named}{also}" if named else "none: 406"
 
 
 def _codes(found: Mapping[str, Any]) -> Iterator[Code]:

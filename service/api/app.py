@@ -1,4 +1,4 @@
-"""Role 2, HTTP: the state of everything, read from the ledger, and the door of STOW-RS."""
+"""Role 2, HTTP: the state of everything, read from the ledger, and DICOMweb."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from service.api import actions, schemas, status
 from service.api.access import Access
 from service.api.actions import StudyUID
+from service.api.dicomweb.routes import dicomweb_routes
 from service.api.feed import Feed
 from service.api.feedback import api_routes
 from service.api.gate import LEDGER_AWAY, BodyBounds, Gate, Shield
@@ -37,6 +38,7 @@ from service.core.ledger import Ledger
 from service.core.live import Live
 from service.core.results import Finding
 from service.core.settings import Settings
+from service.core.spool import Spool
 from service.core.states import StudyState
 
 _DESCRIPTION = (
@@ -97,6 +99,7 @@ def create_app(
     app.include_router(_api(live, ledger, feed))
     app.include_router(api_routes(live, ledger, audit))
     app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
+    app.include_router(dicomweb_routes(ledger, Spool(settings.data_dir), audit))
     lookout = Lookout(ledger, live)
     app.include_router(page_routes(live, ledger, access, lookout))
     app.include_router(study_routes(live, ledger, lookout, audit))

@@ -109,7 +109,8 @@ class Gate:
     async def _admit(self, request: Request) -> Caller | None:
         path, tokens = request.scope["path"], self._access.tokens
         # Uploads are bounded by how many run at a time: a router is not stalled by how much it sends.
-        if (tokens or path.startswith(SIGNED)) and not path.startswith(UPLOADS):
+        uploads = path.startswith(UPLOADS) and request.method == "POST"
+        if (tokens or path.startswith(SIGNED)) and not uploads:
             self._access.rates.count_request(client_of(address_of(request)))
         if path in OPEN or path.startswith((*OPEN_FOLDERS, SIGNED)):
             return None

@@ -24,13 +24,19 @@ class Act(StrEnum):
     SEE_FILMS = "see films and reports"
     SEE_PATIENTS = "see whose studies they are"
     STORE = "store images"
+    RETRIEVE = "search and retrieve films and reports"
     RETRY = "try a study again"
     ASSESS = "give feedback on results"
     SEE_READERS = "see who gave feedback, and notes"
     SEND_AS_BUILT = "send reports as they are, whatever their destination says"
 
 
-_CLINICIAN = {Act.READ, Act.SEE_FILMS, Act.SEE_PATIENTS, Act.STORE, Act.RETRY, Act.ASSESS, Act.SEE_READERS}
+_CLINICIAN = {
+    *(Act.READ, Act.SEE_FILMS, Act.SEE_PATIENTS, Act.STORE, Act.RETRIEVE, Act.RETRY),
+    *(Act.ASSESS, Act.SEE_READERS),
+}
+# What is in a data set says whose it is.
+_NAMES_PATIENTS = {Act.SEE_PATIENTS, Act.RETRIEVE}
 MAY: dict[Role, set[Act]] = {
     "viewer": {Act.READ},
     "clinician": _CLINICIAN,
@@ -62,7 +68,7 @@ class Caller:
     def may(self, act: Act) -> bool:
         """Return whether their role may do this."""
         if self.token is None:
-            return act is not Act.SEE_PATIENTS
+            return act not in _NAMES_PATIENTS
         return act in MAY[self.token.role]
 
     def must(self, act: Act) -> None:

@@ -139,6 +139,24 @@ class Audit:
             objects,
         )
 
+    def queried(self, asked: str, user: str, address: str) -> None:
+        """Tell that somebody searched (A.5.3.10); the same question is told once a quarter of an hour.
+
+        `asked` names no person: a name that was searched for stays out of the trail as every other one does.
+        """
+        if self._sights.due((user, address, asked)) is None:
+            return
+        self._write(
+            said.QUERY,
+            Action.EXECUTE,
+            Outcome.SUCCESS,
+            [
+                Participant(user, True, said.SOURCE_ROLE, address=address),
+                self._ourselves(said.DESTINATION_ROLE, is_requestor=False),
+            ],
+            [said.query(asked)],
+        )
+
     def study_deleted(
         self,
         study_instance_uid: str,
@@ -168,6 +186,11 @@ class Audit:
         """Return what collects the objects that somebody sends us."""
         source = Participant(calling_ae_title, True, said.SOURCE_ROLE, calling_ae_title, address=address)
         return Transfer(self, [source, self._ourselves(said.DESTINATION_ROLE, is_requestor=False)])
+
+    def retrieving(self, user: str, address: str) -> "Transfer":
+        """Return what collects the objects that somebody gets from us."""
+        destination = Participant(user, True, said.DESTINATION_ROLE, address=address)
+        return Transfer(self, [self._ourselves(said.SOURCE_ROLE, is_requestor=False), destination])
 
     def sending(self, name: str, ae_title: str, address: str) -> "Transfer":
         """Return what collects the objects that we send to a destination."""

@@ -15,8 +15,10 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 # What XML 1.0 can't hold (production 2), and what would break the line.
 _NO_CHARACTER = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_LONGEST = 256
+_LONGEST, _LONGEST_QUERY = 256, 4096
 _APPLICATION_SERVER = "4"
+# The trail names the SOP class that is queried: that of C-FIND, which QIDO-RS has in common (PS3.4 C.4.1).
+_STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Code:
 APPLICATION_ACTIVITY = Code("110100", "Application Activity")
 INSTANCES_ACCESSED = Code("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED = Code("110104", "DICOM Instances Transferred")
+QUERY = Code("110112", "Query")
 STUDY_DELETED = Code("110105", "DICOM Study Deleted")
 SECURITY_ALERT = Code("110113", "Security Alert")
 USER_AUTHENTICATION = Code("110114", "User Authentication")
@@ -47,6 +50,7 @@ APPLICATION = Code("110150", "Application")
 DESTINATION_ROLE = Code("110152", "Destination Role ID")
 SOURCE_ROLE = Code("110153", "Source Role ID")
 _STUDY_INSTANCE_UID = Code("110180", "Study Instance UID")
+_SOP_CLASS_UID = Code("110181", "SOP Class UID")
 _NODE_ID = Code("110182", "Node ID")
 _PATIENT_NUMBER = Code("2", "Patient Number", "RFC-3881")
 
@@ -88,7 +92,10 @@ class Participant:
 
 @dataclass(frozen=True)
 class Object:
-    """What an event was about; `sop_classes` are the numbers of instances by SOP Class UID."""
+    """What an event was about; `sop_classes` are the numbers of instances by SOP Class UID.
+
+    `query` is what was asked for, which takes the place of a name.
+    """
 
     identifier: str
     kind: Code
@@ -97,6 +104,7 @@ class Object:
     name: str = ""
     sop_classes: Mapping[str, int] | None = None
     alert: str = ""
+    query: str = ""
 
 
 def study(study_instance_uid: str, sop_classes: Mapping[str, int]) -> Object:
@@ -107,6 +115,11 @@ def study(study_instance_uid: str, sop_classes: Mapping[str, int]) -> Object:
 def patient(patient_id: str, issuer: str = "") -> Object:
     """Return a patient, by ID and issuer as HL7 writes them (CX), without the name."""
     return Object(f"{patient_id}^^^{issuer}" if issuer else patient_id, _PATIENT_NUMBER, "1", "1")
+
+
+def query(asked: str) -> Object:
+    """Return a query as an object of an event (A.5.3.10)."""
+    return Object(_STUDY_ROOT_FIND, _SOP_CLASS_UID, "2", "3", query=asked)
 
 
 def node(address: str, alert: str) -> Object:
@@ -181,7 +194,11 @@ def _object(root: Element, item: Object) -> None:
     element = SubElement(root, "ParticipantObjectIdentification", attributes)
     _code(element, "ParticipantObjectIDTypeCode", item.kind)
     # The schema wants a name or a query; where there is none to tell, it is empty.
-    SubElement(element, "ParticipantObjectName").text = _clean(item.name)
+    if item.query:
+        coded = b64encode(_clean(item.query, _LONGEST_QUERY).encode()).decode("ascii")
+        SubElement(element, "ParticipantObjectQuery").text = coded
+    else:
+        SubElement(element, "ParticipantObjectName").text = _clean(item.name)
     if item.alert:
         coded = b64encode(_clean(item.alert).encode()).decode("ascii")
         SubElement(element, "ParticipantObjectDetail", type="Alert Description", value=coded)
@@ -204,6 +221,6 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _clean(text: str) -> str:
+def _clean(text: str, longest: int = _LONGEST) -> str:
     """Return text that XML can hold, on one line and of bounded length: peers chose much of it."""
-    return _NO_CHARACTER.sub("�", text)[:_LONGEST]
+    return _NO_CHARACTER.sub("�", text)[:longest]

@@ -27,11 +27,14 @@ _KEYWORDS = [
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyDate",
+    "StudyTime",
     "AcquisitionDate",
     "AcquisitionTime",
     "AcquisitionDateTime",
     "AccessionNumber",
     "Modality",
+    "ReferringPhysicianName",
+    "TimezoneOffsetFromUTC",
     "PresentationIntentType",
     "StudyDescription",
     "SeriesDescription",
@@ -50,6 +53,7 @@ _KEYWORDS = [
     "AnatomicRegionSequence",
     "StudyInstanceUID",
     "SeriesInstanceUID",
+    "StudyID",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "NumberOfFrames",
@@ -61,6 +65,9 @@ _KEYWORDS = [
 _DAYS_PER_YEAR = 365.2425
 # What may stand in a date and time, and no word.
 _MOMENT = re.compile(r"[0-9.:+-]{1,64}")
+# PS3.5 6.2, DA and TM; the older forms with dots and colons are taken too.
+_DATE, _TIME = re.compile(r"[0-9]{8}"), re.compile(r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?")
+_OFFSET = re.compile(r"[+-][0-9]{4}")
 _AGE_UNIT_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_PER_YEAR, "D": 1 / _DAYS_PER_YEAR}
 
 
@@ -75,7 +82,11 @@ class Head:
 
 @dataclass(frozen=True, repr=False)
 class Subject:
-    """Who the film is of: all of it identifies a person, is kept in `subject` alone and is never printed."""
+    """Who the film is of: all of it identifies a person, is kept in `subject` alone and is never printed.
+
+    From `study_date` on it is what a study is searched by beside its patient (PS3.18 table 10.6.3-3). Dates
+    are YYYYMMDD, times HHMMSS.FFFFFF as far as they go, and empty where they are neither.
+    """
 
     patient_id: str = ""
     issuer_of_patient_id: str = ""
@@ -83,6 +94,19 @@ class Subject:
     patient_birth_date: str = ""
     patient_sex: str = ""
     accession_number: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    study_identifier: str = ""
+    study_description: str = ""
+    referring_physician_name: str = ""
+    timezone_offset_from_utc: str = ""
+
+
+STUDY_ATTRIBUTES = (
+    *("study_date", "study_time", "study_identifier", "study_description"),
+    *("referring_physician_name", "timezone_offset_from_utc"),
+)
+"""What of a `Subject` is of the study rather than of the patient."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +203,7 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not dataset.get(keyword):
             raise Unreadable(f"the data set has no {keyword}")
+    study_description = _text(dataset, "StudyDescription")
     return Header(
         sop_class_uid=checked_uid(dataset.SOPClassUID, "SOPClassUID"),
         sop_instance_uid=checked_uid(dataset.SOPInstanceUID, "SOPInstanceUID"),
@@ -210,14 +235,20 @@ def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
             patient_birth_date=_text(dataset, "PatientBirthDate"),
             patient_sex=_text(dataset, "PatientSex").upper(),
             accession_number=_text(dataset, "AccessionNumber"),
+            study_date=_matched(_DATE, _text(dataset, "StudyDate").replace(".", "")),
+            study_time=_matched(_TIME, _text(dataset, "StudyTime").replace(":", "")),
+            study_identifier=_text(dataset, "StudyID"),
+            study_description=study_description,
+            referring_physician_name=_text(dataset, "ReferringPhysicianName"),
+            timezone_offset_from_utc=_matched(_OFFSET, _text(dataset, "TimezoneOffsetFromUTC")),
         ),
-        study_description=_text(dataset, "StudyDescription"),
+        study_description=study_description,
         series_description=_text(dataset, "SeriesDescription"),
     )
 
 
 def _read(path: Path, keywords: Sequence[str]) -> Dataset:
-    _check_before_reading(path, _tags(keywords))
+    check_before_reading(path, _tags(keywords))
     # force: files from before Part 10 lack the preamble; what is no DICOM at all fails on its UIDs.
     return dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(keywords))
 
@@ -231,7 +262,7 @@ def _read_head(head: Head | None) -> Dataset | None:
     return dcmread(BytesIO(head.content), force=True, stop_before_pixels=True, specific_tags=_KEYWORDS)
 
 
-def _check_before_reading(path: Path, wanted: frozenset[int]) -> None:
+def check_before_reading(path: Path, wanted: frozenset[int]) -> None:
     """Refuse what would take too much to read: what inflates, nests or grows without bound."""
     syntax, start = None, 0
     with path.open("rb") as stream:
@@ -254,6 +285,10 @@ def _tags(keywords: Sequence[str]) -> frozenset[int]:
 def _text(dataset: Dataset, keyword: str) -> str:
     value = dataset.get(keyword)
     return "" if value is None else str(value).replace("\0", "").strip()
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> str:
+    return text if pattern.fullmatch(text) else ""
 
 
 def _values(dataset: Dataset, keyword: str) -> tuple[str, ...]:

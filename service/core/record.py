@@ -17,7 +17,7 @@ from service.core import tally
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, says_chest
 from service.core.errors import OutOfResources
-from service.core.header import Header
+from service.core.header import STUDY_ATTRIBUTES, Header
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
 from service.core.rejection import Note, apply_note, rejection_of
@@ -261,18 +261,7 @@ def _is_needed(study: Study, known: Instance) -> bool:
 
 def _new_subject(session: Session, study_id: int, header: Header) -> int:
     """Insert the patient of a study's first object."""
-    given = header.subject
-    return _insert(
-        session,
-        Subject,
-        study_id=study_id,
-        patient_id=given.patient_id,
-        issuer_of_patient_id=given.issuer_of_patient_id,
-        patient_name=given.patient_name,
-        patient_birth_date=given.patient_birth_date,
-        patient_sex=given.patient_sex,
-        accession_number=given.accession_number,
-    )
+    return _insert(session, Subject, study_id=study_id, **vars(header.subject))
 
 
 def _subject_id(session: Session, study: Study, header: Header) -> int:
@@ -292,9 +281,9 @@ def _subject_id(session: Session, study: Study, header: Header) -> int:
     if (subject.accession_number, subject.patient_name) != (given.accession_number, given.patient_name):
         # The newest word counts: of the archive that corrected the images, or of corrected images.
         subject.told = subject.told_by = None
-    subject.patient_name = given.patient_name
-    subject.patient_birth_date = given.patient_birth_date
-    subject.patient_sex = given.patient_sex
-    subject.accession_number = given.accession_number
+    for name, value in vars(given).items():
+        # An object that says nothing of its study does not make the others be found no more.
+        if value or name not in STUDY_ATTRIBUTES:
+            setattr(subject, name, value)
     session.flush()
     return subject.id

@@ -103,6 +103,9 @@ def forget_files(session: Session, study: Study) -> None:
             subject.patient_id = pseudonym(session, subject.patient_id, subject.issuer_of_patient_id)
         subject.issuer_of_patient_id = subject.patient_name = subject.patient_birth_date = ""
         subject.patient_sex = subject.accession_number = ""
+        subject.study_date = subject.study_time = subject.study_identifier = ""
+        subject.study_description = subject.referring_physician_name = ""
+        subject.timezone_offset_from_utc = ""
         subject.told = subject.told_by = None
 
 

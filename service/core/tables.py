@@ -190,6 +190,10 @@ class Subject(Base):
     `told` is what destination `told_by` says of patient and order, by keyword, where that is not what the
     images say: the archive was corrected after they were sent here. Once the study's files are gone nothing
     is left but a keyed hash in the place of the patient ID (`service.core.removal`).
+
+    From `study_date` on it is what studies are searched by over DICOMweb; None of what came before there were
+    these columns, until `service.core.catalogue` has read it from the files. `study_identifier` is Study ID
+    (0020,0010).
     """
 
     __tablename__ = "subject"
@@ -197,6 +201,13 @@ class Subject(Base):
         UniqueConstraint("study_id", "patient_id", "issuer_of_patient_id"),
         Index("ix_subject_accession_number", "accession_number"),
         Index("ix_subject_patient_id", "patient_id"),
+        Index("ix_subject_study_date", "study_date"),
+        Index(
+            "ix_subject_not_catalogued",
+            "id",
+            sqlite_where=text("study_date IS NULL"),
+            postgresql_where=text("study_date IS NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -207,6 +218,12 @@ class Subject(Base):
     patient_birth_date: Mapped[str] = mapped_column(Text)
     patient_sex: Mapped[str] = mapped_column(Text)
     accession_number: Mapped[str] = mapped_column(Text)
+    study_date: Mapped[str | None] = mapped_column(String(8))
+    study_time: Mapped[str | None] = mapped_column(String(16))
+    study_identifier: Mapped[str | None] = mapped_column(Text)
+    study_description: Mapped[str | None] = mapped_column(Text)
+    referring_physician_name: Mapped[str | None] = mapped_column(Text)
+    timezone_offset_from_utc: Mapped[str | None] = mapped_column(String(8))
     told: Mapped[dict[str, Any] | None]
     told_by: Mapped[str | None] = mapped_column(String(64))
 

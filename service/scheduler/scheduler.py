@@ -2,8 +2,8 @@
 
 Every tick it concludes the studies that are due, gives up work that keeps killing its process, and keeps the
 queues supplied; beside the ticks it repairs the data folder, at its start and every ten minutes, removes
-files whose time has come, and tells people. Several schedulers may run; the one that holds the ledger's
-scheduler lease acts.
+files whose time has come, tells people, and makes searchable what an older version received. Several
+schedulers may run; the one that holds the ledger's scheduler lease acts.
 """
 
 import threading
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from service.core import tally
 from service.core.audit import Audit
+from service.core.catalogue import complete
 from service.core.completion import conclude_due_studies
 from service.core.copies import settle_copies
 from service.core.enqueue import Enqueuer
@@ -56,6 +57,7 @@ _HOUSEKEEPING_SECONDS = 60.0
 _REPAIR_SECONDS = 600.0
 _RETENTION_SECONDS = 30.0
 _NOTICES_SECONDS = 5.0
+_CATALOGUE_SECONDS = 60.0
 # A transfer that has not grown for an hour has no listener any more.
 _STALE_TRANSFER_SECONDS = 3600.0
 _log = structlog.get_logger()
@@ -86,6 +88,7 @@ class Scheduler:
             Beside("repair", lambda: repair.round(self._stopped), _REPAIR_SECONDS),
             Beside("retention", self._remove_files, _RETENTION_SECONDS),
             Beside("notices", lambda: notices.round(self._stopped), _NOTICES_SECONDS),
+            Beside("catalogue", lambda: complete(ledger, spool, self._stopped), _CATALOGUE_SECONDS),
         )
         self._redis_fault = ""
         self._lease_renewal = 0.0

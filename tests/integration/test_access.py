@@ -101,6 +101,7 @@ def test_the_table_of_roles_is_what_the_routes_do(client: Clients) -> None:
         Act.SEE_FILMS: ("GET", f"/studies/{UID}/films/1.png", 404),  # let in, and there is no picture
         Act.RETRY: ("POST", f"/api/studies/{UID}/retry", 200),
         Act.SEND_AS_BUILT: ("POST", f"/api/studies/{UID}/retry?as_built=true", 200),
+        Act.RETRIEVE: ("GET", "/dicomweb/studies", 200),
         Act.STORE: ("POST", "/dicomweb/studies", 415),  # let in, and told that there is no body
         Act.ASSESS: ("POST", f"/api/studies/{UID}/feedback", 422),  # the same
         Act.SEE_READERS: ("GET", "/api/feedback.csv", 200),
@@ -199,6 +200,8 @@ def test_a_session_ends_after_a_shift_however_busy_it_was(client: Clients) -> No
     [
         (f"/studies/{UID}", f"/studies/{UID}"),
         ("/docs", "/docs"),
+        (f"/viewer?StudyInstanceUIDs={UID}", f"/viewer?StudyInstanceUIDs={UID}"),
+        ("/viewer?StudyInstanceUIDs=1.2&next=//evil.example", "/"),
         ("//evil.example", "/"),
         ("https://evil.example", "/"),
         ("/\\evil.example", "/"),

@@ -337,7 +337,7 @@ def test_a_ledger_of_before_gets_a_secret_that_no_report_names(context: Context)
     with engine.begin() as connection:
         config = _alembic_config()
         config.attributes["connection"] = connection
-        command.downgrade(config, "0012")
+        command.downgrade(config, "0010")
         columns = {column["name"] for column in inspect(connection).get_columns("installation")}
         assert "secret" not in columns
         command.upgrade(config, "head")

@@ -24,6 +24,7 @@ from tests.servers import ROOT, ServerError, eventually, executable
 
 FOLDER = ROOT / ".ohif"
 CONFIGURATION = ROOT / "deploy/ohif/app-config.js"
+HILUM_CONFIGURATION = ROOT / "deploy/ohif/hilum/app-config.js"
 PIN = ROOT / "deploy/ohif/pin.json"
 
 # Software rendering, beside whatever else the machine does.
@@ -41,6 +42,9 @@ _FLAGS = (
 )
 # OHIF logs what it catches as debug: the level says nothing.
 _FAULTS = ("Error Boundary", "TypeError", "ReferenceError")
+
+_SIGN_IN = ("/login", "/assets/hilum.css", "/assets/icon.svg")
+_PASSED_ON = ("Accept", "Host", "Cookie", "Origin", "Sec-Fetch-Site", "Content-Type")
 
 Points = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
@@ -60,11 +64,14 @@ def installed() -> Path:
 
 
 class Ohif:
-    """The viewer on a PACS's DICOMweb, with a browser in front of it; a context manager."""
+    """The viewer on a PACS's DICOMweb, with a browser in front of it; a context manager.
 
-    def __init__(self, pacs_url: str) -> None:
+    With `hilum` the PACS is Hilum itself, behind what deploy/ohif/hilum/nginx.conf says.
+    """
+
+    def __init__(self, pacs_url: str, *, hilum: bool = False) -> None:
         self._pacs = httpx.Client(base_url=pacs_url, timeout=PATIENCE)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(installed(), self._pacs))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(installed(), self._pacs, hilum=hilum))
         self._server.daemon_threads = True
 
     @property
@@ -93,10 +100,15 @@ class Ohif:
         self._server.server_close()
         self._pacs.close()
 
-    def open(self, study_instance_uid: str, screenshots: Path) -> "Study":
-        """Open a study as a click in the PACS does, and return when its first image is shown."""
+    def page(self) -> Page:
+        """Return a new window of the browser."""
         page = self._context.new_page()
         page.set_default_timeout(PATIENCE * _MILLISECONDS)
+        return page
+
+    def open(self, study_instance_uid: str, screenshots: Path) -> "Study":
+        """Open a study as a click in the PACS does, and return when its first image is shown."""
+        page = self.page()
         study = Study(page, screenshots)
         page.goto(f"{self.url}/viewer?StudyInstanceUIDs={study_instance_uid}")
         study.until(lambda: not is_black(study.pixels()), "an image is shown")
@@ -223,8 +235,10 @@ def _rgb(png: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.uint8)
 
 
-def _handler(folder: Path, pacs: httpx.Client) -> type[BaseHTTPRequestHandler]:
-    """Return the handler that does what deploy/ohif/nginx.conf says."""
+def _handler(folder: Path, pacs: httpx.Client, *, hilum: bool) -> type[BaseHTTPRequestHandler]:
+    """Return the handler that does what deploy/ohif/nginx.conf says, or that of Hilum."""
+    configuration = HILUM_CONFIGURATION if hilum else CONFIGURATION
+    passed = ("/dicomweb/", *_SIGN_IN) if hilum else ("/dicom-web", "/wado")
     types = mimetypes.MimeTypes()
     types.add_type("application/wasm", ".wasm")
     types.add_type("text/javascript", ".js")
@@ -234,26 +248,43 @@ def _handler(folder: Path, pacs: httpx.Client) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if path.startswith(("/dicom-web", "/wado")):
+            if path.startswith(passed):
                 self._pass_on()
+                return
+            if hilum and "hilum=" not in self.headers.get("Cookie", ""):
+                self._answer(302, b"", "text/plain", Location=f"/login?next={self.path}")
                 return
             file = folder / path.lstrip("/")
             if path == "/app-config.js":
-                file = CONFIGURATION
+                file = configuration
             elif not file.is_file():
                 file = folder / "index.html"
             content_type = types.guess_type(file.name)[0] or "application/octet-stream"
             self._answer(200, file.read_bytes(), content_type, cache="max-age=3600")
 
         def _pass_on(self) -> None:
-            forwarded = f"host={self.headers['Host']};proto=http"
-            headers = {"Accept": self.headers.get("Accept", "*/*"), "Forwarded": forwarded}
-            answer = pacs.get(self.path, headers=headers)
+            headers = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
+            headers["Forwarded"] = f"host={self.headers['Host']};proto=http"
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            answer = pacs.request(self.command, self.path, headers=headers, content=body)
             content_type = answer.headers.get("Content-Type", "application/octet-stream")
-            self._answer(answer.status_code, answer.content, content_type)
+            back = {
+                name: answer.headers[name] for name in ("Location", "Set-Cookie") if name in answer.headers
+            }
+            self._answer(answer.status_code, answer.content, content_type, **back)
 
-        def _answer(self, status: int, body: bytes, content_type: str, cache: str = "no-store") -> None:
+        def do_POST(self) -> None:
+            if hilum and self.path == "/login":
+                self._pass_on()
+            else:
+                self._answer(403, b"", "text/plain")
+
+        def _answer(
+            self, status: int, body: bytes, content_type: str, cache: str = "no-store", **more: str
+        ) -> None:
             self.send_response(status)
+            for name, value in more.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", cache)
