@@ -34,10 +34,12 @@ from service.core import audit_message, errors, tls
 from service.core.eligibility import RADIOGRAPH_CLASSES
 from service.core.results import Finding, ModelIdentity, Result, conclude
 from service.core.settings import Settings
+from service.core.states import Assessment
 from service.core.syntaxes import LOSSLESS, LOSSY, OFFERED, UNCOMPRESSED
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds
 from service.listener.presentation import commitment_context, storage_contexts
 from worker import codes
+from worker.assessment import Reading, build_assessment
 from worker.comprehensive import comprehensive_of
 from worker.document import build_document
 from worker.heatmap import build_heatmap, plain_of
@@ -136,9 +138,10 @@ def _sentence(documented: type) -> str:
 
 
 def _audit_events() -> Iterator[Any]:
-    for name in ("APPLICATION_ACTIVITY", "INSTANCES_ACCESSED", "INSTANCES_TRANSFERRED", "QUERY"):
-        yield getattr(audit_message, name)
-    for name in ("STUDY_DELETED", "SECURITY_ALERT"):
+    for name in (
+        *("APPLICATION_ACTIVITY", "INSTANCES_ACCESSED", "INSTANCES_TRANSFERRED", "QUERY", "STUDY_DELETED"),
+        "SECURITY_ALERT",
+    ):
         yield getattr(audit_message, name)
     yield audit_message.USER_AUTHENTICATION
 
@@ -218,6 +221,8 @@ def _objects() -> Iterator[dict[str, Any]]:
         ("pdf", "one page", "every study", build_document([image], _context(image))),
         ("rejection", "note that rejects what a revision replaces (IOCM)", "revisions after the first",
          build_rejection_note([report], _context(image))),
+        ("assessment", "what a reader says of the report (IHE AIRA)", "feedback on a report",
+         build_assessment([report], _reading(image), _context(image))),
     ]  # fmt: skip
     for kind, what, when, dataset in built:
         written = _read(dataset)
@@ -283,6 +288,10 @@ def _activation() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _picture() -> np.ndarray[Any, np.dtype[np.uint16]]:
     return np.tile(np.linspace(0, 65535, 1024, dtype=np.uint16), (1024, 1))
+
+
+def _reading(image: ImageResult) -> Reading:
+    return Reading(image.result, Assessment.DISAGREE, Finding.ABSENT, "A note.", "A reader")
 
 
 def _context(image: ImageResult) -> ReportContext:

@@ -1,5 +1,6 @@
 """Ledgers whose migrations ran once a process: each test gets a copy, with an identity of its own."""
 
+import secrets
 import sqlite3
 import tempfile
 import uuid
@@ -52,4 +53,4 @@ def _template(server: PostgreSQL) -> str:
 
 
 def _another_identity() -> str:
-    return f"UPDATE installation SET identity = '{uuid.uuid4()}'"
+    return f"UPDATE installation SET identity = '{uuid.uuid4()}', secret = '{secrets.token_hex(32)}'"

@@ -63,5 +63,20 @@ PROCEDURE_DESCRIPTION = Code("121065", "DCM", "Procedure Description")
 PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
 SOURCE_OF_MEASUREMENT = Code("121112", "DCM", "Source of Measurement")  # CID 7003
 
+# Assessment of a result by a reader: TID 1003, and what IHE AIRA asks for and PS3.16 has no codes for.
+OURS = "99HILUM"
+PERSON = Code("121006", "DCM", "Person")
+AI_RESULT_ASSESSMENT = Code("ai-assessment", OURS, "AI Result Assessment")
+AI_RESULT_ASSESSED = Code("assessed-result", OURS, "AI Result Assessed")
+ASSESSMENT = Code("assessment", OURS, "Assessment of AI Result")
+ASSESSMENT_OF = {
+    "accepted": Code("accepted", OURS, "Accepted"),
+    "modified": Code("modified", OURS, "Modified"),
+    "rejected": Code("rejected", OURS, "Rejected"),
+    "undecided": Code("undecided", OURS, "Undecided"),
+}
+REASON_FOR_ASSESSMENT = Code("reason", OURS, "Reason for Assessment")
+NOT_USABLE = Code("not-usable", OURS, "Not usable")
+
 # Rejection note: TID 2010 and CID 7010.
 REJECTED_FOR_QUALITY_REASONS = Code("113001", "DCM", "Rejected for Quality Reasons")

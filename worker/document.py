@@ -36,6 +36,7 @@ TITLE = "AI chest X-ray result: pneumonia"
 
 _MOST_FILMS = 6
 _MOST_LINES = 6  # of one fact
+_FEEDBACK = "Feedback"
 _YELLOW = (1.0, 0.84, 0.04)
 # No green: a negative is no all-clear.
 _BAND = {
@@ -154,7 +155,9 @@ def _pdf(
     for label, lines in facts:
         page.text(MARGIN, top - 8.5, label, 8.5, GREY)
         for line in lines:
-            page.text(MARGIN + 90, top - 8.5, line, 8.5)
+            page.text(
+                MARGIN + 90, top - 8.5, line, 8.5, url=context.feedback_url if label == _FEEDBACK else ""
+            )
             top -= 8.5 * LEADING
         top -= 3
     page.rule(MARGIN + 32)
@@ -193,6 +196,7 @@ def _facts(images: Sequence[ImageResult], context: ReportContext, at: datetime) 
         ("Network", f"{context.model.name} {context.model.version}"),
         ("Weights SHA-256", context.model.sha256),
         ("Heat map", f"{context.activation_method}. {wording.COLOUR}." if coloured else ""),
+        (_FEEDBACK, context.feedback_url),
         ("Written", f"{at:%Y-%m-%d %H:%M} by Hilum {context.software_version} ({context.device_name})"),
     ]
     return [(label, text) for label, text in facts if text]

@@ -94,12 +94,16 @@ class Page:
         *,
         bold: bool = False,
         right: bool = False,
+        url: str = "",
     ) -> None:
-        """Write one line; `left` is its right end when `right`."""
+        """Write one line; `left` is its right end when `right`. A click on it opens `url`."""
         line = _drawable(text)
         if right:
             left -= self._width(line, size, bold)
-        self._renderer.draw_text(self._gc(colour), left, baseline, line, _font(size, bold), 0)
+        gc = self._gc(colour)
+        if url:
+            gc.set_url(url)
+        self._renderer.draw_text(gc, left, baseline, line, _font(size, bold), 0)
 
     def wrapped(self, text: str, size: float, width: float, *, most: int, bold: bool = False) -> list[str]:
         """Return the text as lines that fit, at most so many; an ellipsis says that some is left out."""

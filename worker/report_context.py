@@ -77,6 +77,8 @@ class ReportContext:
         Aware time of creation, in the site's own zone.
     device_name
         Name of the installation, by its AE title.
+    feedback_url
+        Where a reader says what they think of the result; empty without a page to go to.
     beside
         Whether it stands beside earlier revisions: they speak of images that it cannot speak of any more.
     """
@@ -94,6 +96,7 @@ class ReportContext:
     software_version: str
     at: datetime
     device_name: str = "HILUM"
+    feedback_url: str = ""
     beside: bool = False
 
 

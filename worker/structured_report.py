@@ -53,6 +53,7 @@ __all__ = [
     "Predecessor",
     "ReportContext",
     "build_structured_report",
+    "childless",
     "document",
     "headers_of",
     "leading_first",
@@ -167,7 +168,7 @@ def document(
     root = content[0] if isinstance(content, MeasurementReport) else content
     report = sop_class(
         evidence=[anonymous(header) for header in evidence],
-        content=_childless(root),
+        content=childless(root),
         is_complete=True,
         is_final=False,
         is_verified=False,  # no person has looked
@@ -185,7 +186,7 @@ def document(
     return report
 
 
-def _childless(root: Dataset) -> Dataset:
+def childless(root: Dataset) -> Dataset:
     """Return the root of a tree alone.
 
     highdicom copies the tree, parses the copy and searches it for images that are no evidence: three quarters
@@ -235,10 +236,10 @@ def _evaluations(
     if conclusion.pattern in codes.PATTERN_OF:
         pattern = codes.PATTERN_OF[conclusion.pattern]
         items.append(CodeContentItem(codes.IMPRESSION, pattern, Relationship.CONTAINS))
-    items += [
-        TextContentItem(codes.COMMENT, wording.limit(flag), Relationship.CONTAINS)
-        for flag in conclusion.flags
-    ]
+    said = [wording.limit(flag) for flag in conclusion.flags]
+    # Not in a measurement group: a viewer writes those comments over the film.
+    said += wording.feedback(context.feedback_url)
+    items += [TextContentItem(codes.COMMENT, text, Relationship.CONTAINS) for text in said]
     for number, (image, header) in enumerate(zip(images, headers, strict=True), start=1):
         if image.analysed:
             continue

@@ -46,7 +46,7 @@ NOTE_SERIES_NUMBER = 9004
 # A viewer cuts it after some 22 letters (OHIF 3.12).
 NOTE_SERIES_DESCRIPTION = "AI: NOT ANALYSED (pneumonia), does not mean normal"
 
-_LANGUAGE = Code("en-US", "RFC5646", "English (United States)")
+ENGLISH = Code("en-US", "RFC5646", "English (United States)")
 
 
 def build_text_report(images: Sequence[ImageResult], context: ReportContext) -> Dataset:
@@ -81,7 +81,7 @@ def build_text_report(images: Sequence[ImageResult], context: ReportContext) -> 
     )
     root.ContentSequence = ContentSequence(
         [
-            *LanguageOfContentItemAndDescendants(CodedConcept.from_code(_LANGUAGE)),
+            *LanguageOfContentItemAndDescendants(CodedConcept.from_code(ENGLISH)),
             *observer_context(context),
             CodeContentItem(codes.PROCEDURE_REPORTED, codes.CHEST_X_RAY, Relationship.HAS_CONCEPT_MOD),
             *(_sections if analysed else _sections_of_note)(images, headers, context),
@@ -103,7 +103,8 @@ def _sections(
     conclusion, analysed = context.conclusion, sum(image.analysed for image in images)
     said = wording.conclusion(conclusion, analysed, len(images), context.revision, beside=context.beside)
     # The first two of the comments are part of the conclusion.
-    conclusions = [_text(codes.CONCLUSION, text) for text in (said, *wording.comments(conclusion)[2:])]
+    texts = (said, *wording.comments(conclusion)[2:], *wording.feedback(context.feedback_url))
+    conclusions = [_text(codes.CONCLUSION, text) for text in texts]
     return [
         _section(codes.CONCLUSIONS, conclusions),
         _section(codes.FINDINGS, list(_told(images, headers, codes.FINDING))),
@@ -116,8 +117,9 @@ def _sections_of_note(
 ) -> list[ContainerContentItem]:
     said = wording.conclusion(context.conclusion, 0, len(images), context.revision, beside=context.beside)
     told = _told(images, headers, codes.PROCEDURE_DESCRIPTION)
+    texts = (said, wording.NOT_ASSESSED, *wording.feedback(context.feedback_url))
     return [
-        _section(codes.CONCLUSIONS, [_text(codes.CONCLUSION, text) for text in (said, wording.NOT_ASSESSED)]),
+        _section(codes.CONCLUSIONS, [_text(codes.CONCLUSION, text) for text in texts]),
         _section(codes.PROCEDURE_DESCRIPTIONS, [*told, _network(context)]),
     ]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from service.core.results import Finding, ModelIdentity, Result
+from service.core.states import Assessment
 
 RESEARCH_USE_ONLY = "Research use only, not for diagnosis."
 NOT_FOR_PRIMARY_DIAGNOSIS = "AI result, not for primary diagnosis. Research use only."
@@ -173,6 +174,33 @@ def later_only(number: int) -> str:
         f"speaks of images that came later only; revision {number - 1} stands, whose images are not kept any "
         "more"
     )
+
+
+def feedback(url: str) -> list[str]:
+    """Return where to say what one thinks of the result, nothing where there is no such page."""
+    return [f"Feedback on this result: {url}"] if url else []
+
+
+def assessment(
+    model: ModelIdentity,
+    result: Result,
+    revision: int,
+    reader: str,
+    assessment: Assessment,
+    own_finding: Finding | None,
+    note: str,
+) -> list[str]:
+    """Return what a reader says of a result of this revision, and the note if there is one."""
+    said = {
+        Assessment.AGREE: "agrees with",
+        Assessment.DISAGREE: "disagrees with",
+        Assessment.UNSURE: "is unsure about",
+        Assessment.NOT_USABLE: "finds not usable",
+    }[assessment]
+    own = "" if own_finding is None else f" Own finding: pneumonia {own_finding}."
+    about = f"revision {revision} by {model.name} {model.version}: {verdict(result)}"
+    lines = [f"{reader} {said} the AI result of {about}.{own} {RESEARCH_USE_ONLY}"]
+    return [*lines, f"Note by {reader}: {note}"] if note else lines
 
 
 def _numbered(number: int, beside: bool) -> str:

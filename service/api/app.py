@@ -19,8 +19,10 @@ from service.api.access import Access
 from service.api.actions import StudyUID
 from service.api.dicomweb.routes import dicomweb_routes
 from service.api.feed import Feed
+from service.api.feedback import api_routes
 from service.api.gate import LEDGER_AWAY, BodyBounds, Gate, Shield
 from service.api.metrics import registry
+from service.api.page.feedback import feedback_routes
 from service.api.page.render import row
 from service.api.page.routes import page_routes
 from service.api.page.study import study_routes
@@ -95,11 +97,13 @@ def create_app(
     app.state.feed = feed
     app.include_router(_health(ledger, live))
     app.include_router(_api(live, ledger, feed))
+    app.include_router(api_routes(live, ledger, audit))
     app.include_router(stow_routes(settings, ledger, audit, bounds or Bounds(), live))
     app.include_router(dicomweb_routes(ledger, Spool(settings.data_dir), audit))
     lookout = Lookout(ledger, live)
     app.include_router(page_routes(live, ledger, access, lookout))
     app.include_router(study_routes(live, ledger, lookout, audit))
+    app.include_router(feedback_routes(live, ledger, access, audit))
 
     @app.get("/openapi.json", dependencies=_READER, include_in_schema=False)
     def openapi() -> dict[str, Any]:
@@ -146,11 +150,16 @@ def _api(live: Live, ledger: Ledger, feed: Feed) -> APIRouter:
         attention: bool | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
+        feedback: status.FeedbackFilter | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     ) -> schemas.StudyList:
-        """List studies, newest first; `attention`: those that need a person, or those that do not."""
-        wanted = status.Wanted(state, finding, attention, since, until)
+        """List studies, newest first; `attention`: those that need a person, or those that do not.
+
+        `feedback`: `to_review`, negatives that readers are asked to review and nobody has; `none`, results
+        that nobody has said anything of; `given`; or what somebody says of them.
+        """
+        wanted = status.Wanted(state, finding, attention, since, until, feedback)
         with ledger.read() as session:
             listed = status.list_studies(session, wanted, limit, cursor)
         return schemas.StudyList.of(listed.studies, listed.older)

@@ -44,6 +44,7 @@ KINDS: Mapping[str, str] = {
     Kind.GSPS: "Marks over the film",
     Kind.PDF: "Page (PDF)",
     Kind.REJECTION: "Rejection note",
+    Kind.ASSESSMENT: "A reader’s assessment",
 }
 """What objects are called to people."""
 _PAUSED = (
@@ -200,7 +201,13 @@ def _queue_lines(stages: Sequence[str], situation: Situation) -> list[str]:
 def _reported(
     study: StudyOut, situation: Situation, destinations: Sequence[str], zone: tzinfo | None
 ) -> Answer:
-    current = [item for item in study.deliveries if item.revision == study.revision]
+    current = [
+        item
+        for item in study.deliveries
+        # What readers say of a report comes after it: only what needs a person is told.
+        if item.revision == study.revision
+        and (item.kind != Kind.ASSESSMENT or item.state == DeliveryState.PARKED)
+    ]
     living = [item for item in current if item.state != DeliveryState.WITHDRAWN]
     parked = [item for item in living if item.state == DeliveryState.PARKED]
     pending = [item for item in living if item.state == DeliveryState.PENDING]
@@ -248,7 +255,7 @@ _SET_DESTINATION = "HILUM_DESTINATIONS=PACS=dicom://AETITLE@pacs.example:104"
 
 
 # What comes with a report and says nothing without it.
-_COMPANIONS = {Kind.HEATMAP, Kind.PLAIN_HEATMAP, Kind.GSPS}
+_COMPANIONS = {Kind.HEATMAP, Kind.PLAIN_HEATMAP, Kind.GSPS, Kind.ASSESSMENT}
 
 
 def _parked(parked: Sequence[DeliveryOut], living: Sequence[DeliveryOut]) -> Answer:

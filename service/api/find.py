@@ -38,7 +38,7 @@ def find_studies(session: Session, text: str, *, by_patient: bool) -> Found:
     for fits in conditions:
         studies = session.scalars(select(Study).where(fits).order_by(Study.id.desc()).limit(MOST)).all()
         if studies:
-            return Found([status.summary(study) for study in studies])
+            return Found(status.summaries_of(session, studies))
     return Found([], tombstone_of(session, text))
 
 

@@ -24,6 +24,7 @@ from service.api.page.render import policy
 from service.api.problems import is_page, on_http_exception, on_ledger_away, problem
 from service.api.rates import address_of, client_of
 from service.api.roles import Caller
+from service.core.feedback_link import PATH
 
 LEDGER_AWAY = (OperationalError, PoolTimeoutError)
 MAX_BODY_BYTES = 64 * 1024
@@ -32,6 +33,8 @@ BODY_SECONDS = 10.0
 OPEN = {"/healthz", "/readyz", "/login"}
 """What anybody may ask for; so may they the files of these folders."""
 OPEN_FOLDERS = ("/assets/", "/docs/assets/")
+SIGNED = PATH
+"""Below it lie pages that a signed link opens: `service.api.page.feedback`."""
 UPLOADS = "/dicomweb/"
 
 _LENGTH = re.compile(r"[0-9]{1,20}")
@@ -106,9 +109,10 @@ class Gate:
     async def _admit(self, request: Request) -> Caller | None:
         path, tokens = request.scope["path"], self._access.tokens
         # Uploads are bounded by how many run at a time: a router is not stalled by how much it sends.
-        if tokens and not (path.startswith(UPLOADS) and request.method == "POST"):
+        uploads = path.startswith(UPLOADS) and request.method == "POST"
+        if (tokens or path.startswith(SIGNED)) and not uploads:
             self._access.rates.count_request(client_of(address_of(request)))
-        if path in OPEN or path.startswith(OPEN_FOLDERS):
+        if path in OPEN or path.startswith((*OPEN_FOLDERS, SIGNED)):
             return None
         if not tokens:
             _require_this_machine(request)

@@ -26,10 +26,15 @@ class Act(StrEnum):
     STORE = "store images"
     RETRIEVE = "search and retrieve films and reports"
     RETRY = "try a study again"
+    ASSESS = "give feedback on results"
+    SEE_READERS = "see who gave feedback, and notes"
     SEND_AS_BUILT = "send reports as they are, whatever their destination says"
 
 
-_CLINICIAN = {Act.READ, Act.SEE_FILMS, Act.SEE_PATIENTS, Act.STORE, Act.RETRIEVE, Act.RETRY}
+_CLINICIAN = {
+    *(Act.READ, Act.SEE_FILMS, Act.SEE_PATIENTS, Act.STORE, Act.RETRIEVE, Act.RETRY),
+    *(Act.ASSESS, Act.SEE_READERS),
+}
 # What is in a data set says whose it is.
 _NAMES_PATIENTS = {Act.SEE_PATIENTS, Act.RETRIEVE}
 MAY: dict[Role, set[Act]] = {

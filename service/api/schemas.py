@@ -88,8 +88,34 @@ class EventOut(BaseModel):
     detail: str
 
 
+class FeedbackOut(BaseModel):
+    """What one reader said, once; `finding` is their own, `ai_…` the result that they spoke of.
+
+    `user` is the API token that it came with, `source` whether it came from the dashboard, the API or a link.
+    `review_share`: of a negative that readers were asked to review, the share of negatives that were.
+    `current`: the newest one of this reader.
+    """
+
+    at: datetime
+    assessment: str
+    finding: str | None
+    note: str | None
+    reader: str | None
+    user: str | None
+    source: str
+    revision: int
+    ai_finding: str
+    ai_probability: float | None
+    review_share: float | None
+    current: bool
+
+
 class StudySummary(BaseModel):
-    """One line of the study list."""
+    """One line of the study list.
+
+    `feedback` is what readers say of the result as it is now: agree, disagree, unsure, not_usable, or mixed.
+    `to_review`: a negative that readers are asked to review, and nobody has.
+    """
 
     study_instance_uid: str
     state: str
@@ -101,6 +127,8 @@ class StudySummary(BaseModel):
     delivered_at: datetime | None
     confirmed_at: datetime | None
     result: ResultOut | None
+    feedback: str | None
+    to_review: bool
 
 
 class StudyOut(StudySummary):

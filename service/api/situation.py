@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.core import feedback
 from service.core.circuits import away
 from service.core.heartbeat import ALIVE_SECONDS, silent_roles
 from service.core.leases import STAGES, Stage, count_ready, oldest_ready_seconds, owner
@@ -97,6 +98,7 @@ class Situation:
     processes: Sequence[Process] = ()
     in_work: int = 0
     attention: int = 0
+    to_review: int = 0
     oldest: datetime | None = None
     oldest_uid: str | None = None
     last_received: datetime | None = None
@@ -171,6 +173,7 @@ class Lookout:
                 ],
                 in_work=_count(session, Study.state.in_(_IN_WORK)),
                 attention=_count(session, Study.attention.is_not(None)),
+                to_review=_count(session, feedback.wants("to_review")),
                 oldest=oldest[0] if oldest else None,
                 oldest_uid=oldest[1] if oldest else None,
                 last_received=session.scalar(

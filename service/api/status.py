@@ -3,11 +3,13 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.api import schemas
+from service.core import feedback
 from service.core.pauses import pauses
 from service.core.rules import Decision
 from service.core.states import AnalysisState, DeliveryState, InstanceState
@@ -15,17 +17,22 @@ from service.core.tables import Analysis, Instance, Outbox, Pause, Report, Study
 
 # Of no row: the greatest that a column of ids can hold in PostgreSQL.
 _NO_ID = 2**31 - 1
+FeedbackFilter = Literal["to_review", "none", "given", "agree", "disagree", "unsure", "not_usable"]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which studies are listed; None is no condition. `attention`: whether a person is needed."""
+    """Which studies are listed; None is no condition.
+
+    `attention`: whether a person is needed. `feedback`: see `service.core.feedback.wants`.
+    """
 
     state: str | None = None
     finding: str | None = None
     attention: bool | None = None
     since: datetime | None = None
     until: datetime | None = None
+    feedback: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def list_studies(
         found = session.scalars(query.order_by(Study.id.desc())).all()
         page, more, before = found[:limit], len(found) > limit, cursor is not None
     return Listed(
-        [summary(study) for study in page],
+        summaries_of(session, page),
         page[-1].id if page and more else None,
         page[0].id if page and before else None,
     )
@@ -67,6 +74,8 @@ def _conditions(session: Session, wanted: Wanted) -> Iterator[ColumnElement[bool
         yield Study.finding == wanted.finding
     if wanted.attention is not None:
         yield Study.attention.is_not(None) if wanted.attention else Study.attention.is_(None)
+    if wanted.feedback is not None:
+        yield feedback.wants(wanted.feedback)
     # Ids follow the order of arrival: as a bound on them a time needs no sorting.
     if wanted.since is not None:
         first = select(Study.id).where(Study.received_at >= wanted.since).order_by(Study.received_at)
@@ -78,8 +87,14 @@ def _conditions(session: Session, wanted: Wanted) -> Iterator[ColumnElement[bool
 
 def summaries(session: Session, study_ids: Collection[int]) -> dict[int, schemas.StudySummary]:
     """Return what lists say of these studies, by id."""
-    found = session.scalars(select(Study).where(Study.id.in_(study_ids)))
-    return {study.id: summary(study) for study in found}
+    found = session.scalars(select(Study).where(Study.id.in_(study_ids))).all()
+    return dict(zip((study.id for study in found), summaries_of(session, found), strict=True))
+
+
+def summaries_of(session: Session, studies: Sequence[Study]) -> list[schemas.StudySummary]:
+    """Return what lists say of these studies, in their order."""
+    states = feedback.states_of(session, studies)
+    return [_summary(study, states[study.id]) for study in studies]
 
 
 def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
@@ -99,7 +114,7 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
     paused = {pause.destination: pause for pause in pauses(session)}
     return schemas.StudyOut.model_validate(
         {
-            **vars(summary(found)),
+            **vars(summaries_of(session, [found])[0]),
             "instances": [_instance(instance) for instance in found.instances],
             "model": found.model,
             "reports": found.reports,
@@ -113,8 +128,7 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
     )
 
 
-def summary(found: Study) -> schemas.StudySummary:
-    """Return what lists say of a study."""
+def _summary(found: Study, state: feedback.State) -> schemas.StudySummary:
     result = None
     if found.finding is not None:
         result = schemas.ResultOut(
@@ -136,6 +150,8 @@ def summary(found: Study) -> schemas.StudySummary:
         delivered_at=found.delivered_at,
         confirmed_at=found.confirmed_at,
         result=result,
+        feedback=state.feedback,
+        to_review=state.to_review,
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -367,6 +368,28 @@ def notices_test(name: Annotated[str, typer.Argument(help="NAME of [notices.NAME
     from service.commands.notices import test
 
     raise typer.Exit(test(load(), name))
+
+
+feedback = typer.Typer(help="What readers say of results.", no_args_is_help=True)
+app.add_typer(feedback, name="feedback")
+
+
+@feedback.command("export")
+def feedback_export(
+    csv: Annotated[Path | None, typer.Option(help="A file that is not there yet; - is the screen.")] = None,
+    sr: Annotated[Path | None, typer.Option(help="A folder for one DICOM SR an entry.")] = None,
+    since: Annotated[datetime | None, typer.Option("--from", help="The first day or moment.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", help="The moment after the last.")] = None,
+    notes: Annotated[
+        bool, typer.Option("--notes", help="With what readers wrote in words; it may name a patient.")
+    ] = False,
+) -> None:
+    """Write feedback to a table (--csv), to SRs (--sr), or to both."""
+    from service.commands.feedback import export
+
+    if csv is None and sr is None:
+        raise typer.BadParameter("give --csv FILE, --sr DIR, or both")
+    raise typer.Exit(export(load(), csv, sr, since, until, notes=notes))
 
 
 @app.command()

@@ -9,7 +9,7 @@ any work takes: its process renews what it will never finish.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from redis import Redis
@@ -47,7 +47,7 @@ class Watchdog:
         self._silent_seconds = silent_seconds
         self._longest_seconds = longest_seconds
         self._silent_since: dict[str, float] = {}
-        self._held_since: dict[tuple[str, int, int], float] = {}
+        self._held_since: dict[tuple[str, str, int, int], float] = {}
         # A pool that takes long to start is given more time at each try.
         self._patience = dict.fromkeys(families, 1)
 
@@ -64,25 +64,26 @@ class Watchdog:
     def look(self) -> dict[str, str]:
         """Return the queues whose pool does not work, and why."""
         found = {}
-        for stage in STAGES:
-            if stage.queue in self._families:
-                try:
-                    why = self._look_at(stage)
-                except (SQLAlchemyError, RedisError) as fault:
-                    _log.warning("watchdog.blind", queue=stage.queue, error=type(fault).__name__)
-                    self._silent_since.pop(stage.queue, None)
-                    continue
-                if why:
-                    found[stage.queue] = why
-                    self._silent_since.pop(stage.queue, None)
+        for queue in self._families:
+            try:
+                why = self._look_at(queue, [stage for stage in STAGES if stage.queue == queue])
+            except (SQLAlchemyError, RedisError) as fault:
+                _log.warning("watchdog.blind", queue=queue, error=type(fault).__name__)
+                self._silent_since.pop(queue, None)
+                continue
+            if why:
+                found[queue] = why
+                self._silent_since.pop(queue, None)
         return found
 
-    def _look_at(self, stage: Stage) -> str | None:
-        queue, moment = stage.queue, time.monotonic()
+    def _look_at(self, queue: str, stages: Sequence[Stage]) -> str | None:
+        """Return what is wrong with the pool of a queue: it works if it works on any stage of that."""
+        moment, family = time.monotonic(), self._families[queue]
         with self._ledger.read() as session:
-            leases = [lease for lease, _ in held_by(session, stage, self._families[queue])]
-            ready = count_ready(session, stage)
-        oldest = self._oldest(queue, {(queue, lease.row_id, lease.token) for lease in leases}, moment)
+            leases = [lease for stage in stages for lease, _ in held_by(session, stage, family)]
+            ready = sum(count_ready(session, stage) for stage in stages)
+        held = {(queue, lease.stage.name, lease.row_id, lease.token) for lease in leases}
+        oldest = self._oldest(queue, held, moment)
         if oldest > self._longest_seconds.get(queue, math.inf):
             return f"it has worked on the same for {oldest:.0f} s"
         if leases:
@@ -98,7 +99,7 @@ class Watchdog:
         self._patience[queue] = min(2 * self._patience[queue], _MOST_PATIENCE)
         return f"{ready} piece(s) of work are ready, and it has taken none for {silent:.0f} s"
 
-    def _oldest(self, queue: str, leases: set[tuple[str, int, int]], moment: float) -> float:
+    def _oldest(self, queue: str, leases: set[tuple[str, str, int, int]], moment: float) -> float:
         """Return for how many seconds the pool has held its oldest lease."""
         for gone in [lease for lease in self._held_since if lease[0] == queue and lease not in leases]:
             del self._held_since[gone]

@@ -116,6 +116,29 @@ class Audit:
             objects,
         )
 
+    def feedback_given(
+        self,
+        study_instance_uid: str,
+        patient_ids: Sequence[tuple[str, str]],
+        user: str,
+        address: str = "",
+    ) -> None:
+        """Tell that somebody gave feedback on the result of a study (A.5.3.6), and nothing of what it says.
+
+        Parameters
+        ----------
+        user
+            The API token, or the name that was given behind a link.
+        """
+        objects = [said.study(study_instance_uid, {}), *(said.patient(*found) for found in patient_ids)]
+        self._write(
+            said.INSTANCES_ACCESSED,
+            Action.CREATE,
+            Outcome.SUCCESS,
+            [Participant(user, is_requestor=True, address=address), self._ourselves(is_requestor=False)],
+            objects,
+        )
+
     def queried(self, asked: str, user: str, address: str) -> None:
         """Tell that somebody searched (A.5.3.10); the same question is told once a quarter of an hour.
 

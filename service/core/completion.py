@@ -226,7 +226,7 @@ def _take_back(session: Session, study: Study, said: Result) -> None:
         if waits and about.revision in of_a_result and about.kind != Kind.REJECTION:
             withdraw(delivery, f"withdrawn: {why}")
     study.finding, study.result_reason, study.flags = said.finding, said.reason, []
-    study.probability = study.threshold = study.pattern = None
+    study.probability = study.threshold = study.pattern = study.review_share = None
 
 
 def _open_revision(session: Session, study: Study, current: Sequence[Instance], model_id: int | None) -> None:

@@ -51,7 +51,7 @@ class Destination(BaseModel):
         Whether a study counts as delivered only with it.
     objects
         What it gets: the report itself ("sr"), and beside it heat maps, a text SR, presentation states, a
-        PDF, and notes that reject what a newer revision replaces.
+        PDF, notes that reject what a newer revision replaces, and SRs of what readers say of results.
     heatmap
         For films with pneumonia, or for every analysed film.
     sr
@@ -78,7 +78,10 @@ class Destination(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     url: str
     required: bool = True
-    objects: tuple[Literal["sr", "heatmap", "text", "gsps", "pdf", "rejection"], ...] = ("sr", "heatmap")
+    objects: tuple[Literal["sr", "heatmap", "text", "gsps", "pdf", "rejection", "assessment"], ...] = (
+        "sr",
+        "heatmap",
+    )
     heatmap: Literal["positive", "always"] = "positive"
     sr: Literal["3d", "comprehensive", "text", "none"] = "3d"
     not_analysed: Literal["chest", "always", "never"] = "chest"
@@ -140,7 +143,7 @@ class Destination(BaseModel):
                     else "ExplicitVRLittleEndian or ImplicitVRLittleEndian"
                 )
             )
-        if self.sr_form == "none" and not set(self.objects) - {"sr", "rejection"}:
+        if self.sr_form == "none" and not set(self.objects) - {"sr", "rejection", "assessment"}:
             faults.append("it gets nothing at all: name objects, or take the destination out")
         faults += self._faults_of_files()
         if faults:

@@ -27,6 +27,7 @@ from service.core.errors import LeaseLost
 from service.core.ledger import Ledger, now
 from service.core.states import (
     AnalysisState,
+    AssessmentState,
     ConfirmationState,
     DeliveryState,
     InstanceState,
@@ -34,9 +35,11 @@ from service.core.states import (
 )
 from service.core.tables import (
     Analysis,
+    AssessmentReport,
     Base,
     Circuit,
     Confirmation,
+    Feedback,
     Instance,
     Outbox,
     Pause,
@@ -62,7 +65,15 @@ FILE_GONE = "its file is gone from the data folder"
 _log = structlog.get_logger()
 
 
-Table = type[Instance] | type[Analysis] | type[Shadow] | type[Revision] | type[Outbox] | type[Confirmation]
+Table = (
+    type[Instance]
+    | type[Analysis]
+    | type[Shadow]
+    | type[Revision]
+    | type[Outbox]
+    | type[Confirmation]
+    | type[AssessmentReport]
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,8 @@ SHADOW = Stage("shadow", "infer", Shadow, AnalysisState.PENDING)
 REPORT = Stage("report", "report", Revision, RevisionState.PENDING)
 DELIVER = Stage("deliver", "deliver", Outbox, DeliveryState.PENDING, limited=False)
 CONFIRM = Stage("confirm", "deliver", Confirmation, ConfirmationState.WAITING, limited=False)
-STAGES = (DECODE, INFER, SHADOW, REPORT, DELIVER, CONFIRM)
+ASSESS = Stage("assess", "report", AssessmentReport, AssessmentState.PENDING)
+STAGES = (DECODE, INFER, SHADOW, REPORT, ASSESS, DELIVER, CONFIRM)
 
 # How to get from the work to its study.
 _TO_STUDY: dict[str, tuple[type[Base], ...]] = {
@@ -94,6 +106,7 @@ _TO_STUDY: dict[str, tuple[type[Base], ...]] = {
     INFER.name: (Instance, Study),
     SHADOW.name: (Instance, Study),
     REPORT.name: (Study,),
+    ASSESS.name: (Feedback, Study),
     DELIVER.name: (Report, Study),
     CONFIRM.name: (Outbox, Report, Study),
 }

@@ -5,6 +5,7 @@ start (``BEGIN IMMEDIATE``), so that it never has to be given up half way; no fi
 inside one. `Ledger` is opened after a fork, never before.
 """
 
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -206,7 +207,9 @@ def migrate(url: str) -> str:
         found = connection.execute(select(Installation.id)).first()
         if found is None:
             connection.execute(
-                insert(Installation).values(id=1, identity=str(uuid.uuid4()), created_at=now())
+                insert(Installation).values(
+                    id=1, identity=str(uuid.uuid4()), secret=secrets.token_hex(32), created_at=now()
+                )
             )
     engine.dispose()
     return expected_revision()

@@ -1,4 +1,4 @@
-"""A study is erased: files, patient, results, reports and history; what stays is `service.core.tombstones`.
+"""A study is erased: files, patient, results, reports, feedback, history; `service.core.tombstones` stays.
 
 The file of erasures is written first, then the ledger says that the study goes, and from then on nothing of
 it is taken in or worked on; then its files go, then its rows. After a kill in between the scheduler goes on
@@ -20,8 +20,10 @@ from service.core.spool import Spool
 from service.core.states import DELIVERED_STATES
 from service.core.tables import (
     Analysis,
+    AssessmentReport,
     Confirmation,
     Event,
+    Feedback,
     Instance,
     Notice,
     Occurrence,
@@ -184,9 +186,12 @@ def _delete_rows(session: Session, study_id: int) -> None:
     instances = select(Instance.id).where(Instance.study_id == study_id)
     reports = select(Report.id).where(Report.study_id == study_id)
     deliveries = select(Outbox.id).where(Outbox.report_id.in_(reports))
+    feedback = select(Feedback.id).where(Feedback.study_id == study_id)
     for statement in (
         delete(Confirmation).where(Confirmation.outbox_id.in_(deliveries)),
         delete(Outbox).where(Outbox.report_id.in_(reports)),
+        delete(AssessmentReport).where(AssessmentReport.feedback_id.in_(feedback)),
+        delete(Feedback).where(Feedback.study_id == study_id),
         delete(Report).where(Report.study_id == study_id),
         delete(Revision).where(Revision.study_id == study_id),
         delete(Analysis).where(Analysis.instance_id.in_(instances)),

@@ -16,6 +16,7 @@ from sqlalchemy import Row, select, update
 from sqlalchemy.orm import Session
 
 from service.core.copies import drop_pending
+from service.core.feedback import forget_readers
 from service.core.settlement import deliveries_of, withdraw, withdraw_revision
 from service.core.spool import Spool, sync_folder
 from service.core.states import UNFINISHED_INSTANCES, DeliveryState, InstanceState
@@ -84,7 +85,8 @@ def remove_files(spool: Spool, paths: Iterable[str]) -> Removed:
 
 
 def forget_files(session: Session, study: Study) -> None:
-    """Let the ledger name no file of a study any more, nor its patient."""
+    """Let the ledger name no file of a study any more, nor its patient, nor what readers wrote of it."""
+    forget_readers(session, study.id)
     instances = select(Instance.id).where(Instance.study_id == study.id)
     for statement in (
         update(Instance)

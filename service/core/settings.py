@@ -12,6 +12,7 @@ from datetime import tzinfo
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -126,6 +127,21 @@ class Settings(BaseSettings):
         description="Comma list of addresses and networks of TLS proxies before the API, whose "
         "X-Forwarded-For and X-Forwarded-Proto are believed",
     )
+    public_url: str | None = Field(
+        None,
+        description="Where browsers find the pages, such as `https://hilum.hospital.local`; with it reports "
+        "carry a signed link for feedback",
+    )
+    feedback_link_days: float = Field(
+        30, gt=0, le=3650, description="Days after which a link in a report opens nothing any more"
+    )
+    review_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of the negatives that readers are asked to review, so that sensitivity can be "
+        "estimated; 0: none",
+    )
     weights: Path | None = Field(None, description="A `.safetensors` file; empty: the weights that ship")
     engine: Literal["auto", "torch"] = Field(
         "auto",
@@ -197,6 +213,7 @@ class Settings(BaseSettings):
         "broker_url",
         "database_url",
         "timezone",
+        "public_url",
         "weights",
         "retain_free_bytes",
         "dimse_tls_port",
@@ -312,6 +329,17 @@ class Settings(BaseSettings):
                 raise ValueError("not an IANA time zone name such as Europe/Berlin") from None
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_public_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value) if scheme(value) in ("http", "https") else urlsplit("")
+        is_plain = not (parts.username or parts.query or parts.fragment or parts.path.strip("/"))
+        if not (value.isascii() and parts.hostname and is_plain):
+            raise ValueError("the public address is https://host or https://host:port, and nothing after it")
+        return f"{parts.scheme}://{parts.netloc}"
+
     @model_validator(mode="before")
     @classmethod
     def _read_config(cls, data: dict[str, object]) -> dict[str, object]:
@@ -409,6 +437,11 @@ class Settings(BaseSettings):
     def free_bytes_to_keep(self) -> int:
         """Free space of the data folder under which files are removed before their time."""
         return 5 * self.min_free_bytes if self.retain_free_bytes is None else self.retain_free_bytes
+
+    @property
+    def sends_assessments(self) -> bool:
+        """Whether some destination gets SRs of what readers say."""
+        return any("assessment" in destination.objects for destination in self.destinations)
 
     @property
     def reports_every_radiograph(self) -> bool:

@@ -61,6 +61,7 @@ class Kind(StrEnum):
     GSPS = "gsps"
     PDF = "pdf"
     REJECTION = "rejection"
+    ASSESSMENT = "assessment"
 
 
 class ModelRole(StrEnum):
@@ -94,6 +95,31 @@ class DeliveryState(StrEnum):
     CONFIRMED = "confirmed"
     PARKED = "parked"
     WITHDRAWN = "withdrawn"
+
+
+class Assessment(StrEnum):
+    """What a reader says of an AI result."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    UNSURE = "unsure"
+    NOT_USABLE = "not_usable"
+
+
+class FeedbackSource(StrEnum):
+    """How an assessment came: from the study's page, the API, or the page behind a report's link."""
+
+    DASHBOARD = "dashboard"
+    API = "api"
+    LINK = "link"
+
+
+class AssessmentState(StrEnum):
+    """Where the SR of one assessment stands."""
+
+    PENDING = "pending"
+    BUILT = "built"
+    FAILED = "failed"
 
 
 class ConfirmationState(StrEnum):

@@ -63,12 +63,17 @@ class Leased:
 
 
 class Installation(Base):
-    """The one row that says which installation this ledger belongs to; our UIDs are derived from it."""
+    """The one row that says which installation this ledger belongs to; our UIDs are derived from it.
+
+    Reports name `identity`. Nothing that leaves the gateway names `secret`: signatures and hashes are keyed
+    with it (`service.core.secret`).
+    """
 
     __tablename__ = "installation"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(String(64))
+    secret: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
 
 
@@ -122,7 +127,8 @@ class Study(Base):
 
     `expired_at` is when its files were removed (`service.core.retention`), None while there are any; the
     paths of what is gone are empty. `removing` is what takes them away just now. `wanted` is why they are
-    needed all the same: sent again, its images are taken in anew.
+    needed all the same: sent again, its images are taken in anew. `review_share` is of a negative that
+    readers are asked to review, and is the share of negatives that were (`service.core.review`).
     """
 
     __tablename__ = "study"
@@ -137,6 +143,12 @@ class Study(Base):
             "id",
             sqlite_where=text("attention IS NOT NULL"),
             postgresql_where=text("attention IS NOT NULL"),
+        ),
+        Index(
+            "ix_study_review",
+            "id",
+            sqlite_where=text("review_share IS NOT NULL"),
+            postgresql_where=text("review_share IS NOT NULL"),
         ),
     )
 
@@ -164,6 +176,7 @@ class Study(Base):
     pattern: Mapped[str | None] = mapped_column(String(16))
     flags: Mapped[list[str]] = mapped_column(default=list)
     model_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+    review_share: Mapped[float | None] = mapped_column(Float)
 
     model: Mapped[Model | None] = relationship()
     instances: Mapped[list["Instance"]] = relationship(back_populates="study", order_by="Instance.id")
@@ -321,7 +334,8 @@ class Shadow(Leased, Base):
 class Revision(Leased, Base):
     """One version of a study's report, and the images it speaks of; the lease is for building it.
 
-    Without a model it says that nothing of the study was analysed.
+    Without a model it says that nothing of the study was analysed. `finding`, `probability` and `threshold`
+    are what it said once it was reported, whatever the study's result is now.
     """
 
     __tablename__ = "revision"
@@ -336,6 +350,9 @@ class Revision(Leased, Base):
     instance_ids: Mapped[list[int]]
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
+    finding: Mapped[str | None] = mapped_column(String(16))
+    probability: Mapped[float | None] = mapped_column(Float)
+    threshold: Mapped[float | None] = mapped_column(Float)
 
     study: Mapped[Study] = relationship()
     model: Mapped[Model | None] = relationship()
@@ -367,6 +384,63 @@ class Report(Base):
 
     study: Mapped[Study] = relationship(back_populates="reports")
     deliveries: Mapped[list["Outbox"]] = relationship(back_populates="report", order_by="Outbox.id")
+
+
+class Feedback(Base):
+    """What one reader said of one AI result, with that result as it was then; no row is ever altered.
+
+    A changed mind is another row. But once the study's files are gone there is no `note` any more, and hashes
+    stand for `reader` and `user` (`service.core.removal`).
+
+    Attributes
+    ----------
+    revision, model_id, finding, probability, threshold
+        The AI result: which revision of the report said it, which model, and what it said.
+    assessment, own_finding, note
+        One of `service.core.states.Assessment`; the reader's own finding, if given; free text.
+    reader, user
+        The name as given, and the API token that it came with, empty for none.
+    source
+        One of `service.core.states.FeedbackSource`.
+    review_share
+        Of a negative that readers were asked to review: the share of negatives that were, else None.
+    """
+
+    __tablename__ = "feedback"
+    __table_args__ = (Index("ix_feedback_study", "study_id", "finding"), Index("ix_feedback_at", "at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    at: Mapped[datetime]
+    revision: Mapped[int]
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+    finding: Mapped[str] = mapped_column(String(16))
+    probability: Mapped[float | None] = mapped_column(Float)
+    threshold: Mapped[float | None] = mapped_column(Float)
+    assessment: Mapped[str] = mapped_column(String(16))
+    own_finding: Mapped[str | None] = mapped_column(String(16))
+    note: Mapped[str | None] = mapped_column(Text)
+    reader: Mapped[str] = mapped_column(Text)
+    user: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(String(16))
+    review_share: Mapped[float | None] = mapped_column(Float)
+
+    study: Mapped[Study] = relationship()
+    model: Mapped[Model | None] = relationship()
+
+
+class AssessmentReport(Leased, Base):
+    """The SR of one piece of feedback; the lease is for building it. `report_id` is what it became."""
+
+    __tablename__ = "assessment_report"
+    __table_args__ = (Index("ix_assessment_report_work", "state", "ready_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    feedback_id: Mapped[int] = mapped_column(ForeignKey("feedback.id"), unique=True)
+    report_id: Mapped[int | None] = mapped_column(ForeignKey("report.id"))
+    state: Mapped[str] = mapped_column(String(16))
+
+    feedback: Mapped[Feedback] = relationship()
 
 
 class Outbox(Leased, Base):

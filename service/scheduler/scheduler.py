@@ -25,7 +25,18 @@ from service.core.enqueue import Enqueuer
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.heartbeat import BEAT_SECONDS, beat
-from service.core.leases import DECODE, INFER, MAX_ATTEMPTS, REPORT, SHADOW, Stage, exhausted, held, owner
+from service.core.leases import (
+    ASSESS,
+    DECODE,
+    INFER,
+    MAX_ATTEMPTS,
+    REPORT,
+    SHADOW,
+    Stage,
+    exhausted,
+    held,
+    owner,
+)
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
 from service.core.purge import finish_erasures
@@ -34,7 +45,7 @@ from service.core.repair import Repair
 from service.core.retention import Retention
 from service.core.settlement import settle
 from service.core.spool import Spool
-from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
+from service.core.states import AnalysisState, AssessmentState, InstanceState, RevisionState, StudyState
 from service.core.tables import Instance, SchedulerLease, Study
 from service.scheduler.beside import Beside
 from service.scheduler.notices import Notices
@@ -159,7 +170,7 @@ class Scheduler:
 
 def give_up_exhausted(ledger: Ledger) -> None:
     """Fail the work whose attempts are used up, so that one bad film can't hold its study for ever."""
-    for stage in (DECODE, INFER, SHADOW, REPORT):
+    for stage in (DECODE, INFER, SHADOW, REPORT, ASSESS):
         with ledger.read() as session:
             leases = exhausted(session, stage)
         for lease in leases:
@@ -174,6 +185,10 @@ def give_up_exhausted(ledger: Ledger) -> None:
 def _give_up(session: Session, stage: Stage, row: Any, study: Study) -> None:
     if stage is SHADOW:
         row.state = AnalysisState.FAILED  # nobody waits for it
+        return
+    if stage is ASSESS:
+        row.state = AssessmentState.FAILED
+        record_event(session, study, "not_assessed", f"no SR of a reader's assessment ({_last_error(row)})")
         return
     if stage is REPORT:
         row.state, study.state = RevisionState.FAILED, StudyState.FAILED

@@ -26,8 +26,10 @@ _STUDY = "/studies/{study_instance_uid}"
 _PAGES = {
     *("/", "/system", "/search", "/docs", "/logout", _STUDY, f"{_STUDY}/retry"),
     *(f"{_STUDY}/films/{{instance_id}}.png", f"{_STUDY}/films/{{instance_id}}/activation.png"),
-    f"{_STUDY}/reports/{{report_id}}",
+    *(f"{_STUDY}/reports/{{report_id}}", f"{_STUDY}/feedback"),
 }
+# Opened by a signature and nothing else: `test_feedback.py`.
+_SIGNED = "/feedback/{token}"
 _SAFE = {"GET", "HEAD"}
 
 
@@ -53,7 +55,9 @@ def test_nobody_who_is_unknown_gets_past_health_and_sign_in(client: Clients) -> 
     for method, path in asked:
         for headers in ({}, {"Cookie": "hilum=x"}, {"Authorization": "Basic eDp4"}):
             answer = ask(api, method, path, headers=headers)
-            if path in _OPEN:
+            if path == _SIGNED:
+                assert answer.status_code in {404, 429}, path
+            elif path in _OPEN:
                 assert answer.status_code in {200, 303, 401, 503}, path
             elif path in _PAGES:
                 assert answer.status_code == 303, path
@@ -76,6 +80,7 @@ def test_a_viewer_changes_nothing(client: Clients) -> None:
         ("POST", "/login"),
         ("POST", "/logout"),
         ("POST", "/search"),  # what is sought is in no address; it changes nothing
+        ("POST", _SIGNED),
     }
     assert len(unsafe) >= 4
     for method, path in unsafe:
@@ -98,6 +103,8 @@ def test_the_table_of_roles_is_what_the_routes_do(client: Clients) -> None:
         Act.SEND_AS_BUILT: ("POST", f"/api/studies/{UID}/retry?as_built=true", 200),
         Act.RETRIEVE: ("GET", "/dicomweb/studies", 200),
         Act.STORE: ("POST", "/dicomweb/studies", 415),  # let in, and told that there is no body
+        Act.ASSESS: ("POST", f"/api/studies/{UID}/feedback", 422),  # the same
+        Act.SEE_READERS: ("GET", "/api/feedback.csv", 200),
     }
     # Patients have no route of their own: `test_pages.py`.
     assert set(acts) == set(Act) - {Act.SEE_PATIENTS}
@@ -242,7 +249,7 @@ def test_no_unsafe_request_is_served_for_a_cookie_alone(client: Clients) -> None
     sign_in(api, "administrator")
     before = events(api)
     for method, path in set(routes(api)):
-        if method not in _SAFE and path != "/login":
+        if method not in _SAFE and path not in ("/login", _SIGNED):
             for headers in ({}, {"X-CSRF-Token": "wrong"}, {"X-CSRF-Token": b"\xff"}):
                 data = {"data": {"csrf": "wrong"}} if path in _PAGES else {}
                 assert ask(api, method, path, headers=headers, **data).status_code == 403, path

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from service.core.results import Finding
+from service.core.states import Assessment
 from tests.unit.worker.reports import (
     LATERAL,
     NEGATIVE,
@@ -22,9 +24,11 @@ from tests.unit.worker.reports import (
     header,
     image,
     of_series,
+    reading,
     reread,
     second_revision,
 )
+from worker.assessment import build_assessment
 from worker.comprehensive import comprehensive_of
 from worker.rejection_note import build_rejection_note
 from worker.structured_report import build_structured_report
@@ -116,8 +120,20 @@ def test_pixelmed_finds_nothing_against_a_report_that_its_rules_know(name: str, 
     assert [line for line in complaints if not any(re.fullmatch(known, line) for known in KNOWN)] == []
 
 
-def test_pixelmed_finds_no_error_in_a_note_that_claims_no_template(tmp_path: Path) -> None:
-    lines = judged(build_text_report([LATERAL_VIEW], of_series(9004, LATERAL_VIEW)), tmp_path)
+def assessed() -> Dataset:
+    said = reading(NEGATIVE, assessment=Assessment.DISAGREE, own_finding=Finding.PRESENT, note="left base")
+    return build_assessment([reread(measured(FILM))], said, of_series(9008, FILM))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: build_text_report([LATERAL_VIEW], of_series(9004, LATERAL_VIEW)), assessed],
+    ids=["note", "assessment"],
+)
+def test_pixelmed_finds_no_error_in_a_document_that_claims_no_template(
+    build: Callable[[], Dataset], tmp_path: Path
+) -> None:
+    lines = judged(build(), tmp_path)
     assert "Found EnhancedSR IOD" in lines
     complaints = [line for line in lines if line.startswith(("Error", "Warning"))]
     assert all(line.endswith("Content Item not in template") for line in complaints), complaints

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from redis import Redis as Client
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from service.commands.watchdog import Watchdog
 from service.core import leases
-from service.core.leases import DECODE, claim
+from service.core.leases import DECODE, REPORT, claim
 from service.core.ledger import now, open_engine
 from service.core.settings import load
-from service.core.tables import Instance
+from service.core.states import RevisionState
+from service.core.tables import Instance, Revision, Study
 from tests.ledgers import migrated
 from tests.pipeline import film, receive
 from tests.servers import Redis, eventually
@@ -54,6 +55,22 @@ def test_a_pool_that_takes_nothing_while_work_waits_is_found(context: Context, s
     began = time.monotonic()
     eventually(dog.look, 5, "the next pool found")
     assert time.monotonic() - began > 0.4
+
+
+def test_a_stage_without_work_hides_no_other_one_of_its_queue(context: Context, server: Redis) -> None:
+    with context.ledger.write() as session:
+        study = session.scalars(select(Study).limit(1)).one()
+        revision = {"number": 1, "header_revision": 0, "build": 0, "instance_ids": []}
+        waits = {"state": RevisionState.PENDING, "created_at": now(), "ready_at": now(), "lease_token": 0}
+        session.add(Revision(study_id=study.id, **revision, **waits))
+    server.client.rpush("report", "hint")
+    dog = Watchdog(context.ledger, server.url, {"report": leases._FAMILY}, silent_seconds=0)
+    assert not dog.look()
+    assert "1 piece(s)" in dog.look()["report"]
+    claim(context.ledger, REPORT, 1)
+    # Nor is a pool silent that works on another stage of it.
+    assert not dog.look()
+    assert not dog.look()
 
 
 def test_a_long_queue_that_is_worked_on_is_no_alarm(context: Context, server: Redis) -> None:

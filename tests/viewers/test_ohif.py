@@ -12,11 +12,13 @@ from pydicom import Dataset
 
 from service.core.identifiers import derived_uid
 from service.core.results import Finding, Result
+from service.core.states import Assessment
 from tests import factories
 from tests.servers import Orthanc, storescu
 from tests.unit.worker import reports
 from tests.viewers.ohif import Ohif, Study, coloured, is_black
 from worker import wording
+from worker.assessment import build_assessment
 from worker.decode import decode
 from worker.heatmap import build_heatmap
 from worker.report_context import ImageResult, Predecessor, ReportContext
@@ -30,6 +32,7 @@ Open = Callable[..., Study]
 _SR = "AI Pneumonia result"
 _HEATMAP = "AI Pneumonia heatmap"
 _NOTE = "AI: NOT ANALYSED"
+_ASSESSMENT = "AI result: assessment"
 # A screen that two windows share.
 _HALF_A_SCREEN = ViewportSize(width=1200, height=800)
 
@@ -159,6 +162,29 @@ def test_a_study_not_analysed_says_so_as_a_page_of_text(opened: Open, tmp_path: 
     assert wording.NOT_ASSESSED in study.text()
     assert "pneumonia ABSENT" not in study.text()
     assert study.faults() == []
+
+
+def test_what_a_reader_says_is_a_page_of_text_and_the_result_beside_it_is_as_before(
+    opened: Open, tmp_path: Path
+) -> None:
+    images = [film(tmp_path, reports.POSITIVE, "assessed")]
+    report = build_structured_report(
+        images, replace(context(images, "sr"), feedback_url="https://h/feedback/x")
+    )
+    said = reports.reading(
+        reports.POSITIVE, assessment=Assessment.DISAGREE, own_finding=Finding.ABSENT, note="Skin fold."
+    )
+    assessment = build_assessment([reports.reread(report)], said, context(images, "assessment"))
+    study = opened(images, report, assessment)
+    study.show(_ASSESSMENT)
+    study.until(lambda: "Dr. Eva Weber disagrees with the AI result" in study.text(), "the assessment's text")
+    study.save("assessment")
+    assert "Own finding: pneumonia absent." in study.text()
+    assert "Note by Dr. Eva Weber: Skin fold." in study.text()
+    assert study.faults() == []
+    study.show_result(_SR, "AI: pneumonia PRESENT")
+    assert not any("https" in label for label in study.labels())  # the link is not written over the film
+    seen_without_fault(study)
 
 
 @pytest.mark.parametrize(

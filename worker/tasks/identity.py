@@ -44,7 +44,7 @@ def correct(batch: Batch, peer: Peer, delivery: Delivery, header: Dataset) -> bo
     """
     if delivery.as_built:
         return False  # a person has decided
-    if delivery.kind == Kind.REJECTION:
+    if delivery.kind in (Kind.REJECTION, Kind.ASSESSMENT):
         return False  # it names what the destination holds, under the patient of that
     if delivery.study_instance_uid not in batch.told:
         batch.told[delivery.study_instance_uid] = peer.study(delivery.study_instance_uid)

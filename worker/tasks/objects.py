@@ -49,6 +49,9 @@ _CLASS = {
     Kind.REJECTION: KeyObjectSelectionDocumentStorage,
 }
 
+# Those that carry the link for feedback.
+_LINKING = (Kind.SR, Kind.TEXT, Kind.NOT_ANALYSED, Kind.PDF)
+
 
 @dataclass(frozen=True)
 class Image:
@@ -88,6 +91,8 @@ class Job:
         Whether earlier revisions stand, because they speak of images whose files were removed.
     routed
         Destinations that the rules of the site send the result to; None: every one.
+    feedback_url
+        Where readers say what they think of the result; empty without a public address.
     identity
         Patient and order as an archive names them, by keyword, where that is not what the images say.
     """
@@ -110,6 +115,7 @@ class Job:
     identity: Mapping[str, str]
     superseded: tuple[Superseded, ...]
     routed: frozenset[str] | None
+    feedback_url: str
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,8 @@ def objects(context: Context, job: Job, conclusion: Result) -> Iterator[Object]:
 
     def about(kind: Kind, part: int = 1, more: str = "") -> ReportContext:
         settings = f"threshold={conclusion.threshold};population={context.settings.population};part={part}"
+        if kind in _LINKING and context.settings.public_url:
+            settings += f";feedback={context.settings.public_url}"
         return _report_context(job, conclusion, kind, settings + more, part, at)
 
     def wanting(kind: Kind, finding: Finding = conclusion.finding) -> frozenset[str]:
@@ -228,6 +236,7 @@ def _report_context(
         software_version=version("hilum"),
         at=at,
         device_name=job.ae_title,
+        feedback_url=job.feedback_url,
         beside=job.beside,
     )
 

@@ -1,12 +1,10 @@
 """Queue `report`: one revision of a study becomes DICOM objects with a row in each destination's outbox."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 
 import structlog
 from sqlalchemy import and_, or_, select
@@ -17,6 +15,7 @@ from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
+from service.core.feedback_link import links_of
 from service.core.leases import (
     REPORT,
     Lease,
@@ -31,6 +30,7 @@ from service.core.leases import (
 from service.core.ledger import now, record_event
 from service.core.refusals import refusals
 from service.core.results import Finding, ModelIdentity, Result, conclude
+from service.core.review import review_share
 from service.core.rules import Decision, union
 from service.core.settings import Settings
 from service.core.settlement import settle, withdraw
@@ -46,10 +46,11 @@ from service.core.states import (
 from service.core.tables import Analysis, Instance, Model, Outbox, Rejection, Report, Revision, Study, Subject
 from worker import wording
 from worker.context import Context, discarding, read_weights
-from worker.encoding import save
 from worker.iod import remember
+from worker.tasks import assess
 from worker.tasks.documents import earlier_documents, stands_beside
 from worker.tasks.objects import Image, Job, Object, Superseded, objects
+from worker.tasks.written import written
 
 _log = structlog.get_logger()
 
@@ -84,7 +85,7 @@ def check(settings: Settings) -> None:
 
 
 def run(context: Context) -> None:
-    """Lease the revisions that wait, and build their objects."""
+    """Lease the revisions that wait, and build their objects; then what readers said of others."""
     for lease in claim(context.ledger, REPORT, 1):
         failpoint("report.claimed")
         with renewed(context.ledger, [lease]), named_in_logs(context.ledger, lease):
@@ -97,6 +98,7 @@ def run(context: Context) -> None:
             except Exception as fault:
                 _log.exception("report.failed")
                 release_failed(context.ledger, lease, fault)
+    assess.run(context)
 
 
 def _report_one(context: Context, lease: Lease) -> None:
@@ -118,10 +120,15 @@ def _report_one(context: Context, lease: Lease) -> None:
                 tally.since(tally.STUDY_SECONDS, study.received_at, "reported", session=session)
             _supersede(session, context, study, job)
             revision.state = RevisionState.REPORTED
+            revision.finding = conclusion.finding
+            revision.probability, revision.threshold = conclusion.probability, conclusion.threshold
             moment = now()
             for item in built:
                 _put_out(session, context, study, job, item, moment)
             _record_result(study, job, conclusion, model_id, moment)
+            study.review_share = review_share(
+                session, study.study_instance_uid, conclusion.finding, context.settings.review_share
+            )
             settle(session, study)
             record_event(session, study, "reported", f"revision {job.number}: {conclusion.finding}")
     failpoint("report.recorded")
@@ -143,7 +150,12 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
         told = (
             select(Outbox.destination)
             .join(Report)
-            .where(*earlier, Outbox.attempts > 0, Report.sop_instance_uid.not_in(named))
+            .where(
+                *earlier,
+                Outbox.attempts > 0,
+                Report.kind != Kind.ASSESSMENT,
+                Report.sop_instance_uid.not_in(named),
+            )
         )
         job = Job(
             study_instance_uid=study.study_instance_uid,
@@ -167,6 +179,7 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             refused=_refused(session, context),
             superseded=_superseded(session, context, study.id, revision.number),
             routed=None,
+            feedback_url=_feedback_url(session, context, study, revision.number),
         )
         job = replace(job, routed=_routed(images, job.images))
         _check_routed(job, context, revision)
@@ -195,6 +208,12 @@ def _check_routed(job: Job, context: Context, revision: Revision) -> None:
     missing = [name for name in job.routed or () if context.settings.destination(name) is None]
     if missing and now() - revision.created_at < _PATIENCE:
         raise _NotYet(f"no destination {', '.join(missing)} is configured here")
+
+
+def _feedback_url(session: Session, context: Context, study: Study, number: int) -> str:
+    """Return where readers of this revision say what they think of it."""
+    public = context.settings.public_url
+    return links_of(session).url(public, study.study_instance_uid, number) if public else ""
 
 
 def _refused(session: Session, context: Context) -> Mapping[str, frozenset[str]]:
@@ -252,6 +271,7 @@ def _superseded(session: Session, context: Context, study_id: int, number: int) 
             .where(
                 Report.study_id == study_id,
                 Report.revision < number,
+                Report.kind != Kind.ASSESSMENT,  # what a person said of it stands
                 Report.path != "",
                 Outbox.destination == name,
                 or_(Outbox.state.in_(DELIVERED_STATES), note_that_goes),
@@ -283,7 +303,7 @@ def _supersede(session: Session, context: Context, study: Study, job: Job) -> No
         .where(
             Report.study_id == study.id,
             Report.revision < job.number,
-            Report.kind != Kind.REJECTION,
+            Report.kind.not_in((Kind.REJECTION, Kind.ASSESSMENT)),
             Outbox.destination.in_(rejecting),
             Outbox.state.in_((DeliveryState.PENDING, DeliveryState.PARKED)),
         )
@@ -297,9 +317,8 @@ def _supersede(session: Session, context: Context, study: Study, job: Job) -> No
 
 
 def _written(context: Context, item: Object) -> _Built:
-    path = context.spool.write("reports", ".dcm", partial(save, item.dataset))
-    content = context.spool.absolute(path).read_bytes()
-    return _Built(**vars(item), path=path, digest=hashlib.sha256(content).hexdigest(), size=len(content))
+    path, digest, size = written(context, item.dataset)
+    return _Built(**vars(item), path=path, digest=digest, size=size)
 
 
 def _put_out(

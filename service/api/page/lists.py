@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from fastapi import Query
 from pydantic import BeforeValidator
 
-from service.api.status import Wanted
+from service.api.status import FeedbackFilter, Wanted
 from service.core.results import Finding
 from service.core.states import StudyState
 
@@ -27,13 +27,13 @@ class Filters:
     attention: Annotated[bool | None, _Blank, Query()] = None
     since: Annotated[date | None, _Blank, Query()] = None
     until: Annotated[date | None, _Blank, Query()] = None
+    feedback: Annotated[FeedbackFilter | None, _Blank, Query()] = None
 
     def wanted(self, zone: tzinfo | None) -> Wanted:
         """Return the conditions, with days as moments."""
         until = self.until if self.until is None or self.until == date.max else self.until + timedelta(days=1)
-        return Wanted(
-            self.state, self.finding, self.attention, _midnight(self.since, zone), _midnight(until, zone)
-        )
+        days = _midnight(self.since, zone), _midnight(until, zone)
+        return Wanted(self.state, self.finding, self.attention, *days, self.feedback)
 
     @property
     def any(self) -> bool:

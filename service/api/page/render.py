@@ -50,6 +50,11 @@ def page(
     return HTMLResponse(content, status, {**_HEADERS, **(headers or {})})
 
 
+def fragment(template: str, **values: Any) -> HTMLResponse:
+    """Return a rendered part of a page."""
+    return HTMLResponse(_environment.get_template(template).render(**values))
+
+
 def row(study: schemas.StudySummary, zone: tzinfo | None) -> str:
     """Return a study as a row of the list."""
     return _environment.get_template("row.html").render(study=study, zone=zone)

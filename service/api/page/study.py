@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from sqlalchemy import select
 
-from service.api import actions
+from service.api import actions, feedback
 from service.api.actions import StudyUID
 from service.api.explain import explain, notes
 from service.api.find import patients_of
@@ -22,6 +23,7 @@ from service.core.ledger import Ledger, now
 from service.core.live import Live
 from service.core.spool import Spool
 from service.core.states import DeliveryState, Kind, StudyState
+from service.core.tables import Study
 
 _Reader = Annotated[Caller, may(Act.READ)]
 _SeesFilms = Annotated[Caller, may(Act.SEE_FILMS)]
@@ -42,6 +44,10 @@ def study_routes(live: Live, ledger: Ledger, lookout: Lookout, audit: Audit) -> 
             progress = progress_of(session, study_instance_uid)
             films = pictures.pictures_of(session, study_instance_uid)
             documents = pictures.documents_of(session, study_instance_uid)
+            study_id = session.scalars(
+                select(Study.id).where(Study.study_instance_uid == study_instance_uid)
+            ).one()
+            entries = feedback.outs(session, study_id, caller)
             patients = patients_of(session, study_instance_uid) if sees_patients else []
         names = [item.name for item in live.settings.destinations]
         answer = explain(found, progress, situation, names, now(), settings.zone)
@@ -58,6 +64,7 @@ def study_routes(live: Live, ledger: Ledger, lookout: Lookout, audit: Audit) -> 
             patients=patients,
             films=films if sees_films else [],
             documents=documents if sees_films else [],
+            entries=entries,
             sees_films=sees_films,
             expired_at=progress.expired_at,
             situation=situation,

@@ -25,6 +25,7 @@ def study(state: str = "reported", **given: Any) -> StudyOut:
     given = {"revision": 1, "attention": None, "reason": None, "result": None, **given}
     moments = dict.fromkeys(("reported_at", "delivered_at", "confirmed_at"))
     nothing: dict[str, Any] = {"instances": [], "reports": [], "deliveries": [], "events": [], "model": None}
+    nothing |= {"feedback": None, "to_review": False}
     return StudyOut(
         study_instance_uid="1.2.3", state=state, received_at=NOW, **{**moments, **nothing, **given}
     )
@@ -523,3 +524,10 @@ def test_processes_that_ended_are_counted_where_others_live() -> None:
     )
     assert [item.name for item in situation.latest_processes] == ["decode:1", "infer:2"]
     assert situation.ended == {"decode": 1, "infer": 1}
+
+
+def test_what_readers_say_of_a_report_is_not_taken_for_the_report() -> None:
+    told = study(deliveries=[delivery("delivered"), delivery("pending", kind="assessment")])
+    assert said(told).said.startswith("The report is in PACS")
+    refused = study(deliveries=[delivery("delivered"), delivery("parked", "status 0122", kind="assessment")])
+    assert said(refused).said.startswith("The report is in PACS; PACS refused what comes with it")

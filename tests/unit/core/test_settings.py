@@ -470,3 +470,36 @@ def test_the_short_form_of_notices_wins_over_the_file(
 def test_working_hours_that_are_none_stop_the_start(hours: str) -> None:
     with pytest.raises(ConfigurationError, match="HILUM_WORKING_HOURS"):
         load(working_hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("https://hilum.hospital.local", "https://hilum.hospital.local"),
+        ("https://hilum.hospital.local:8443/", "https://hilum.hospital.local:8443"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("", None),
+    ],
+)
+def test_the_public_address_is_that_of_a_host(given: str, read: str | None) -> None:
+    assert load(public_url=given).public_url == read
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "hilum.hospital.local",
+            "ftp://hilum",
+            "https://",
+            "https://h/hilum",
+            "https://h?x=1",
+            "https://h#x",
+        ),
+        *("https://user:secret@h", "javascript://h", "https://hilüm.local"),
+    ],
+)
+def test_a_public_address_that_cannot_begin_a_link_stops_the_start(given: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"HILUM_PUBLIC_URL: .*https://host") as refused:
+        load(public_url=given)
+    assert "secret" not in str(refused.value)

@@ -26,8 +26,10 @@ from tests.unit.worker.reports import (
     image,
     minimal_header,
     of_series,
+    reading,
     reread,
 )
+from worker.assessment import build_assessment
 from worker.comprehensive import comprehensive_of
 from worker.document import build_document
 from worker.encoding import save
@@ -62,6 +64,7 @@ def every_object(
         "presentation state": build_presentation_state([film], of_series(9005, film, **changed)),
         "page": build_document([film], of_series(9006, film, **changed)),
         "rejection note": build_rejection_note(sent, of_series(9007, film, **{**changed, "revision": 2})),
+        "assessment": build_assessment(sent[:1], reading(result), of_series(9008, film, **changed)),
         "not analysed": build_text_report([refused], of_series(9004, refused, **changed)),
         "page of not analysed": build_document([refused], of_series(9006, refused, **changed)),
     }

@@ -46,13 +46,23 @@ function say(text) {
 // --- the list ----------------------------------------------------------------------------------------------
 
 function fits(row) {
-  const { state, finding, attention, since, until } = list.dataset;
+  const { state, finding, attention, feedback, since, until } = list.dataset;
   const received = Date.parse(row.dataset.received);
   return (!state || row.dataset.state === state)
     && (!finding || row.dataset.finding === finding)
     && (!attention || row.dataset.attention === attention)
+    && (!feedback || says(row, feedback))
     && (!since || received >= Date.parse(since))
     && (!until || received < Date.parse(until));
+}
+
+// Of readers who say different things the row does not tell who said what: what is there is left to the server.
+function says(row, feedback) {
+  const { feedback: said, review, finding, uid } = row.dataset;
+  if (feedback === "to_review") return review === "true";
+  if (feedback === "none") return finding !== "" && said === "";
+  if (feedback === "given") return said !== "";
+  return said === feedback || (said === "mixed" && document.querySelector(`[data-uid="${CSS.escape(uid)}"]`) !== null);
 }
 
 function place(row) {
