@@ -23,6 +23,7 @@ from service.api.feedback import api_routes
 from service.api.gate import LEDGER_AWAY, BodyBounds, Gate, Shield
 from service.api.metrics import registry
 from service.api.page.feedback import feedback_routes
+from service.api.page.quality import quality_routes
 from service.api.page.render import row
 from service.api.page.routes import page_routes
 from service.api.page.study import study_routes
@@ -102,6 +103,7 @@ def create_app(
     app.include_router(dicomweb_routes(ledger, Spool(settings.data_dir), audit))
     lookout = Lookout(ledger, live)
     app.include_router(page_routes(live, ledger, access, lookout))
+    app.include_router(quality_routes(live, ledger, lookout))
     app.include_router(study_routes(live, ledger, lookout, audit))
     app.include_router(feedback_routes(live, ledger, access, audit))
 

@@ -7,8 +7,9 @@ patient or a study.
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
+from time import monotonic
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -24,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from service.core import certificates, models, tally
 from service.core.circuits import away
+from service.core.drift import REFERENCE_DAYS, WATCHED_DAYS, Change, drift
 from service.core.heartbeat import ROLES, silent_roles
 from service.core.leases import STAGES, count_ready, oldest_ready_seconds
 from service.core.ledger import Ledger, now
@@ -37,6 +39,7 @@ from service.core.working_hours import worked
 # Each of these goes on to another one, or waits for a person.
 _UNFINISHED = (StudyState.RECEIVING, StudyState.ANALYSING)
 _STATES = (*_UNFINISHED, StudyState.FAILED, StudyState.HELD)
+_DRIFT_SECONDS = 900
 _WAITING = (DeliveryState.PENDING, DeliveryState.PARKED)
 
 
@@ -46,12 +49,14 @@ class LedgerCollector(Collector):
     def __init__(self, live: Live, ledger: Ledger) -> None:
         self._live = live
         self._ledger = ledger
+        self._drift = Drift()
 
     def collect(self) -> Iterable[Metric]:
         settings = self._live.settings
         with self._ledger.read() as session:
             for part in (_studies, _queues, _deliveries, _destinations, _silence, _roles, _notices, _models):
                 yield from part(session, settings)
+            yield from self._drift.metrics(session)
             sums = tally.read(session)
             for what in tally.COUNTS:
                 yield _counted(what, sums[what.name], _from_the_start(what, settings))
@@ -66,6 +71,28 @@ class LedgerCollector(Collector):
         info = InfoMetricFamily("hilum_build", "The version that answers")
         info.add_metric([], {"version": version("hilum")})
         yield info
+
+
+class Drift:
+    """What has drifted in the last week, counted anew when what is known of it is `_DRIFT_SECONDS` old."""
+
+    def __init__(self) -> None:
+        self._found: Sequence[Change] = ()
+        self._at: float | None = None
+
+    def metrics(self, session: Session) -> Iterator[Metric]:
+        """Yield drift and its alerts by what is watched."""
+        if self._at is None or monotonic() - self._at > _DRIFT_SECONDS:
+            end = now()
+            since = end - timedelta(days=WATCHED_DAYS)
+            self._found = drift(session, since, end, since - timedelta(days=REFERENCE_DAYS), since)
+            self._at = monotonic()
+        text = "1 when the last week differs from the four before it, by what is watched"
+        alerts = (([change.name], float(change.is_alert)) for change in self._found)
+        yield _gauge("hilum_drift_alert", text, ("watched",), alerts)
+        text = "Population stability index of the last week against the four before it, 0 when empty"
+        shifts = (([item.name], item.psi or 0.0) for item in self._found if item.ks is not None or item.psi)
+        yield _gauge("hilum_drift_psi", text, ("watched",), shifts)
 
 
 def registry(live: Live, ledger: Ledger) -> CollectorRegistry:

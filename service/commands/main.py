@@ -300,6 +300,11 @@ ModelName = Annotated[
 ]
 
 
+Since = Annotated[datetime | None, typer.Option("--from", help="The first day or moment.")]
+Until = Annotated[datetime | None, typer.Option("--to", help="The moment after the last.")]
+Html = Annotated[Path | None, typer.Option(help="One HTML file that needs nothing beside it.")]
+
+
 @model.command("list")
 def model_list(as_json: Json = False) -> None:
     """Show the models, and who decided what about them."""
@@ -341,6 +346,20 @@ def model_retire(name: ModelName, reason: Reason = "") -> None:
     from service.commands.model import retire
 
     raise typer.Exit(retire(load(), name, reason))
+
+
+@model.command("compare")
+def model_compare(
+    name: ModelName,
+    since: Since = None,
+    until: Until = None,
+    html: Html = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a model in shadow with the one that reports, on the films that both looked at."""
+    from service.commands.model import compare
+
+    raise typer.Exit(compare(load(), name, since, until, html, as_json=as_json))
 
 
 @model.command("threshold")
@@ -390,6 +409,25 @@ def feedback_export(
     if csv is None and sr is None:
         raise typer.BadParameter("give --csv FILE, --sr DIR, or both")
     raise typer.Exit(export(load(), csv, sr, since, until, notes=notes))
+
+
+@app.command()
+def quality(
+    since: Since = None,
+    until: Until = None,
+    by: Annotated[
+        str, typer.Option(help="week, calling_ae_title, modality, sex or age.", show_default=True)
+    ] = "week",
+    html: Html = None,
+    as_json: Json = False,
+) -> None:
+    """Show results against what readers say of them, and what has drifted; 1 when something has."""
+    from service.commands.quality import show
+    from service.core.quality import By
+
+    if by not in set(By):
+        raise typer.BadParameter(f"--by is one of {', '.join(By)}")
+    raise typer.Exit(show(load(), since, until, By(by), html, as_json=as_json))
 
 
 @app.command()

@@ -2,9 +2,11 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime, tzinfo
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
@@ -19,6 +21,9 @@ from service.core.settings import Settings
 from service.core.spool import Spool
 from service.core.states import ModelChangeKind
 from service.core.tables import Model, ModelChange
+
+if TYPE_CHECKING:
+    from service.commands.compare import Comparison
 
 
 def show(settings: Settings, as_json: bool) -> int:
@@ -122,6 +127,75 @@ def threshold(settings: Settings, value: float | None, name: str | None, reason:
 
     said = f"calls pneumonia present from {_threshold(value)} on, from the next film on"
     return _change(settings, _ledger(settings), change, said, reason)
+
+
+def compare(
+    settings: Settings,
+    name: str,
+    since: datetime | None,
+    until: datetime | None,
+    html: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Print how a model and the one that reports do on the same films, or write it; return 0."""
+    from service.api.page.render import document
+    from service.commands import compare as comparison
+    from service.commands.quality import write
+
+    try:
+        with _ledger(settings).read() as session:
+            first, second = models.reporting(session), models.find(session, name)
+            if first is None or first.id == second.id:
+                raise NotPossible("name a model that does not report: it is compared with the one that does")
+            names = [f"{model.name} {model.version}" for model in (first, second)]
+            window = (_here(moment, settings.zone) for moment in (since, until))
+            found = comparison.compare(comparison.films_of(session, first.id, second.id, *window))
+    except NotPossible as fault:
+        sys.stderr.write(f"hilum: {fault}\n")
+        return 1
+    lines = _compared(found, names)
+    if html is not None:
+        values = {"first": names[0], "second": names[1], "found": found, "lines": lines}
+        write(html, document("comparison.html", version=version("hilum"), **values))
+    if as_json:
+        typer.echo(json.dumps({"reporting": names[0], "shadow": names[1], **found.as_dict()}, indent=2))
+    elif html is None:
+        screen = console()
+        screen.print(
+            f"{names[0]} (reports) and {names[1]}: {found.films} films, {found.read} read by somebody"
+        )
+        for cell, count in found.table.items():
+            screen.print(f"  {cell.replace('/', ' and ')}: {count}")
+        for what, said in lines:
+            screen.print(f"{what}: {said}", markup=False)
+        for film in found.disagreements:
+            truth = "" if film.truth is None else f", readers: {'present' if film.truth else 'absent'}"
+            screen.print(
+                f"{film.study_instance_uid} {film.sop_instance_uid}: {film.first} and {film.second}{truth}",
+                markup=False,
+                soft_wrap=True,
+            )
+    return 0
+
+
+def _compared(found: "Comparison", names: Sequence[str]) -> list[tuple[str, str]]:
+    lines = [("Agreement of both (Cohen's kappa)", "–" if found.kappa is None else f"{found.kappa:.3f}")]
+    alone = f"{names[0]} {found.only_first_right}, {names[1]} {found.only_second_right}"
+    p = "" if found.mcnemar_p is None else f"; p {found.mcnemar_p:.3g}"
+    lines.append(("Right alone (McNemar, exact)", alone + p))
+    if (areas := found.areas) is None:
+        lines.append(("Areas under the ROC curves", "needs two films of each kind that readers spoke of"))
+    else:
+        lines.append((f"AUC of {names[0]}", f"{areas.first:.3f}"))
+        lines.append((f"AUC of {names[1]}", f"{areas.second:.3f}"))
+        interval = f"{areas.low:+.3f} to {areas.high:+.3f}"
+        lines.append(("Difference (DeLong)", f"{areas.difference:+.3f} ({interval}); p {areas.p:.3g}"))
+    return lines
+
+
+def _here(moment: datetime | None, zone: tzinfo | None) -> datetime | None:
+    return moment.replace(tzinfo=zone).astimezone(zone) if moment and not moment.tzinfo else moment
 
 
 def _change(

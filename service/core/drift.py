@@ -18,6 +18,8 @@ from service.core.results import Finding
 from service.core.tables import Analysis, Instance, Study
 
 FEWEST = 50
+WATCHED_DAYS, REFERENCE_DAYS = 7, 28
+"""What the metrics look at: the last week against the four before it."""
 CHANCE = 0.001
 """What p-values of an alert lie below: many windows are looked at."""
 BOUNDS = {"psi": 0.2, "ks": 0.1, "rate": 0.02}
@@ -208,4 +210,4 @@ def _distances(session: Session, since: datetime, until: datetime) -> Histogram:
         .where(Study.received_at >= since, Study.received_at < until, Analysis.gate_distance.is_not(None))
         .group_by("cell")
     )
-    return dict(session.execute(query).tuples().all())
+    return {int(found): count for found, count in session.execute(query)}

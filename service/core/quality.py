@@ -172,7 +172,7 @@ def _answers(session: Session, since: datetime, until: datetime, by: By) -> tupl
         .order_by(Feedback.id)
     )
     newest: dict[int, dict[tuple[str, str], Any]] = {}
-    for row in session.execute(_joined(query, by)).tuples():
+    for row in session.execute(_joined(query, by)):
         newest.setdefault(row[0], {})[row[1], row[2]] = row
     answers, apart = [], Counter[str]()
     for entries in newest.values():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
+from importlib.resources import files
 from typing import Any
 
 from fastapi.responses import HTMLResponse
@@ -48,6 +49,12 @@ def page(
     """Return a rendered page with the headers of pages and those given."""
     content = _environment.get_template(template).render(**values)
     return HTMLResponse(content, status, {**_HEADERS, **(headers or {})})
+
+
+def document(template: str, **values: Any) -> str:
+    """Return a page that needs nothing beside it: its style is within, and there is no script."""
+    css = (files("service.api.page") / "assets/hilum.css").read_text(encoding="utf-8")
+    return _environment.get_template(template).render(css=css, **values)
 
 
 def fragment(template: str, **values: Any) -> HTMLResponse:

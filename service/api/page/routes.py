@@ -23,7 +23,7 @@ from service.core.live import Live
 _PAGE_ROWS = 50
 # Where signing in may lead: nowhere else, whatever the address says. The last is a viewer's that shares our
 # origin (deploy/ohif/hilum/nginx.conf).
-_BACK = re.compile(r"/(docs|system|studies/[0-9.]{1,64}|viewer\?StudyInstanceUIDs=[0-9.,]{1,650})?")
+_BACK = re.compile(r"/(docs|quality|system|studies/[0-9.]{1,64}|viewer\?StudyInstanceUIDs=[0-9.,]{1,650})?")
 # Swagger UI shows its icons as data: URLs.
 _DOCS_POLICY = policy(script_src="'self'", connect_src="'self'", style_src="'self'", img_src="'self' data:")
 _Reader = Annotated[Caller, may(Act.READ)]
