@@ -24,7 +24,7 @@ UID = str(factories.phantom_chest(0).StudyInstanceUID)
 _OPEN = {"/healthz", "/readyz", "/login"}
 _STUDY = "/studies/{study_instance_uid}"
 _PAGES = {
-    *("/", "/system", "/search", "/docs", "/logout", _STUDY, f"{_STUDY}/retry"),
+    *("/", "/quality", "/system", "/search", "/docs", "/logout", _STUDY, f"{_STUDY}/retry"),
     *(f"{_STUDY}/films/{{instance_id}}.png", f"{_STUDY}/films/{{instance_id}}/activation.png"),
     *(f"{_STUDY}/reports/{{report_id}}", f"{_STUDY}/feedback"),
 }

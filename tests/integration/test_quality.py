@@ -270,7 +270,8 @@ def test_the_page_names_no_patient_and_says_what_cannot_be_told(filled: Filled) 
         assert answer.status_code == 200
         assert "75.0 %" in answer.text
         assert CANARY not in answer.text
-    assert api.get("/quality").status_code == 401
+    assert api.get("/quality", follow_redirects=False).headers["location"].startswith("/login")
+    assert api.get("/api/statistics").status_code == 401
 
 
 @pytest.mark.parametrize(
