@@ -27,9 +27,9 @@ def test_quality_is_seen_by_a_viewer_and_names_no_patient(
     page.get_by_role("link", name="Quality").and_(page.locator("[aria-current]")).wait_for()
     assert page.locator(".plot .mark").count() >= 3
     seen(page, "quality", screenshots)
-    page.get_by_label("By").select_option("sex")
+    page.get_by_label("By", exact=True).select_option("sex")
     page.get_by_role("button", name="Show").click()
-    page.get_by_role("heading", name="By sex").wait_for()
+    page.get_by_role("heading", name="By sex", exact=True).wait_for()
     assert page.locator("#groups tbody th").inner_text() == "F"
     assert "anary" not in page.content()
     assert page.heard == []  # type: ignore[attr-defined]
@@ -39,7 +39,7 @@ def test_quality_needs_no_script(running: Web, context: Context, browser: Browse
     analysed(context)
     window = browser.new_page(java_script_enabled=False)
     signed_in(window, running.url, "viewer", "/quality")
-    window.get_by_label("By").select_option("modality")
+    window.get_by_label("By", exact=True).select_option("modality")
     window.get_by_role("button", name="Show").click()
     window.get_by_role("heading", name="By modality").wait_for()
     window.close()
