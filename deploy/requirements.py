@@ -20,6 +20,8 @@ _PIXELS = {
     "highdicom",
     "matplotlib",
     "numpy",
+    "onnx",
+    "onnxruntime",
     "pillow",
     "pyjpegls",
     "pylibjpeg",

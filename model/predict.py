@@ -105,6 +105,11 @@ class Predictor:
                 predictor.engine_fault = str(fault)
         return predictor
 
+    @property
+    def network(self) -> Network:
+        """The network itself, as loaded."""
+        return self._network
+
     def predict(self, films: Sequence[npt.NDArray[Any]]) -> list[Prediction]:
         """Predict for films of any size, in order.
 

@@ -1,4 +1,4 @@
-"""Train from scratch and write weights: `python -m model.train --data DIR --out FILE`."""
+"""Train and write weights: `python -m model.train --data DIR --out FILE [--init WEIGHTS] [--extra DIR]`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from model.gate import STAGE, THRESHOLD, Gate, fit_gate, gate_features, pooled
 from model.locate import Locator, in_frame, network_input
 from model.measuring import metrics
 from model.network import ARCHITECTURE, Network
+from model.predict import Predictor
 from model.progress import Bar
 from model.training.augment import augmented
 from model.training.counterexamples import KINDS, counterexample
@@ -39,12 +40,23 @@ from model.training.locator import fit_locator
 from model.training.recipe import Progress, Recipe
 from model.weights import WeightsError, WeightsInfo, save_weights
 
+GENTLE_RATE = 4e-4
+"""Learning rate of a network that has learnt before: a fifth of the recipe's."""
 STRESSED_COPIES = 4
 GATE_FILMS = 1000
-POPULATION_AGE_YEARS = (1.0, 5.0)
-TRAINED_ON = (
+
+
+class Population(NamedTuple):
+    """What weights say of the data they were trained on, in words, and for which ages they were validated."""
+
+    trained_on: str
+    age_years: tuple[float, float]
+
+
+POPULATION = Population(
     "Guangzhou Women and Children's Medical Center, paediatric AP chest films, 1 to 5 years "
-    "(Kermany, Zhang, Goldbaum, Mendeley Data 2018, CC BY 4.0)"
+    "(Kermany, Zhang, Goldbaum, Mendeley Data 2018, CC BY 4.0)",
+    (1.0, 5.0),
 )
 CLASS_ACTIVATION = (
     "exact class activation map of global average pooling and a linear head (Zhou et al., CVPR 2016), "
@@ -57,6 +69,9 @@ def train(
     out: Path,
     *,
     recipe: Recipe | None = None,
+    init: Path | None = None,
+    extra: Path | None = None,
+    population: Population | None = None,
     device: str | None = None,
     loaders: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
@@ -76,6 +91,13 @@ def train(
         Weights to write, `<name>-<version>.safetensors`.
     recipe
         Default: `Recipe()`.
+    init
+        Weights to start from, and to be compared with afterwards; default: from scratch.
+    extra
+        Films of a second population, in a folder of the same layout. Calibration, threshold and gate are
+        fitted on both; the figures are given for each, before and after.
+    population
+        What the weights shall say of their data; default: `POPULATION`.
     device
         "cpu" or "cuda"; default: CUDA when there is one.
     loaders
@@ -95,17 +117,21 @@ def train(
     ResumeError
         When the checkpoint beside `out` belongs to another recipe.
     """
-    recipe = recipe or Recipe()
+    before = None if init is None else Predictor.load(init, "cpu")
+    recipe = replace(recipe or Recipe(), init=before.info.sha256 if before else "")
     stage = on_stage or (lambda words: None)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stage("reading the films")
-    held = hold_out(data, recipe)
+    held = hold_out(data, recipe, extra)
     training, validation = held.films.at(held.training), held.films.at(held.validation)
 
     _write_labels(data, held, out.with_suffix(".films.csv"))
 
-    stage("learning where the lungs lie")
-    locator = fitted_locator(training.planes, recipe.seed, out.with_suffix(".locator.pt"))
+    if before is None:
+        stage("learning where the lungs lie")
+        locator = fitted_locator(training.planes, recipe.seed, out.with_suffix(".locator.pt"))
+    else:
+        locator = before.locator
 
     stage("training")
     network = fit(
@@ -118,6 +144,7 @@ def train(
         on_progress=on_progress,
         device=chosen,
         loaders=loaders,
+        start=None if before is None else before.network,
     )
     # From here on everything is computed with the weights as they are stored, at half precision.
     values = {
@@ -146,16 +173,47 @@ def train(
     info = save_weights(
         out,
         stored | {name: _half(each) for name, each in (locator.tensors() | gate.tensors()).items()},
-        _about(name or out.stem, version if name else "0", recipe, calibration, pattern),
+        _about(
+            name or out.stem, version if name else "0", recipe, calibration, pattern, population or POPULATION
+        ),
     )
     report = _report(info, plain, stressed, validation)
     report |= {"films": len(held.films), "groups": len(set(held.groups.tolist()))}
     report |= {"training_films": len(training), "recipe": asdict(recipe)}
+    if before is not None or extra is not None:
+        stage("comparing before and after")
+        report["populations"] = _populations(before, Predictor.load(out, "cpu"), held)
     with out.with_suffix(".csv").open(newline="") as stream:
         report["log"] = list(csv.DictReader(stream))
     report["device"] = chosen.type
     out.with_suffix(".validation.json").write_text(json.dumps(report, indent=2) + "\n")
     return info
+
+
+def _populations(before: Predictor | None, after: Predictor, held: HoldOut) -> dict[str, Any]:
+    """Return the figures of both weights on the validation films of each population.
+
+    The films are new to `after`. To `before` those of the first population may not be, where another fold
+    trained it: then what it seems to have forgotten is overstated.
+    """
+    found: dict[str, Any] = {}
+    for name, chosen in (("first", ~held.extra), ("extra", held.extra)):
+        indices = held.validation[chosen[held.validation]]
+        if not len(indices):
+            continue
+        films = held.films.at(indices)
+        both = {"before": before, "after": after}
+        found[name] = {
+            when: _row(
+                predictor.info,
+                predictor.score(list(films.planes)).probability,
+                films.labels,
+                held.groups[indices],
+            )
+            for when, predictor in both.items()
+            if predictor is not None
+        }
+    return found
 
 
 def _write_labels(data: Path, held: HoldOut, path: Path) -> None:
@@ -167,7 +225,8 @@ def _write_labels(data: Path, held: HoldOut, path: Path) -> None:
         for index in held.validation:
             film = held.listed[index]
             kind = {1: "bacterial", 0: "viral"}.get(film.bacterial, "")
-            writer.writerow([film.path.relative_to(data), film.label, kind, held.groups[index]])
+            path = film.path if held.extra[index] else film.path.relative_to(data)
+            writer.writerow([path, film.label, kind, held.groups[index]])
 
 
 def validation_metrics(both: npt.NDArray[Any], films: Films) -> dict[str, float]:
@@ -285,7 +344,12 @@ def _half(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _about(
-    name: str, version: str, recipe: Recipe, calibration: Calibration, pattern: PatternCalibration
+    name: str,
+    version: str,
+    recipe: Recipe,
+    calibration: Calibration,
+    pattern: PatternCalibration,
+    population: Population,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -298,19 +362,16 @@ def _about(
         "prevalence": 0.5,
         "pattern_calibration": (pattern.slope, pattern.intercept),
         "pattern_confidence": pattern.confidence,
-        "population_age_years": POPULATION_AGE_YEARS,
+        "population_age_years": population.age_years,
         "gate_threshold": THRESHOLD,
-        "trained_on": TRAINED_ON,
+        "trained_on": population.trained_on,
         "class_activation": CLASS_ACTIVATION,
     }
 
 
 def _report(info: WeightsInfo, plain: _Passed, stressed: list[_Passed], films: Films) -> dict[str, Any]:
     def row(logits: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, Any]:
-        probability = probabilities(logits, *info.calibration)
-        found = metrics.figures(probability, truth, info.threshold)
-        spread = metrics.intervals(probability, truth, info.threshold)
-        return {"n": len(truth), **found, **{f"{name}_ci": edges for name, edges in spread.items()}}
+        return _row(info, probabilities(logits, *info.calibration), truth)
 
     copies = np.concatenate([copy.logits for copy in stressed])
     return {
@@ -320,6 +381,18 @@ def _report(info: WeightsInfo, plain: _Passed, stressed: list[_Passed], films: F
         "validation": row(plain.logits, films.labels),
         "validation_stressed": row(copies, np.tile(films.labels, len(stressed))),
     }
+
+
+def _row(
+    info: WeightsInfo,
+    probability: npt.NDArray[Any],
+    truth: npt.NDArray[Any],
+    patients: npt.NDArray[np.int64] | None = None,
+) -> dict[str, Any]:
+    found = metrics.figures(probability, truth, info.threshold)
+    spread = metrics.intervals(probability, truth, info.threshold, units=patients)
+    edges = {f"{name}_ci": found for name, found in spread.items()}
+    return {"n": len(truth), "threshold": info.threshold, **found, **edges}
 
 
 def _setting(text: str) -> tuple[str, float | int | bool]:
@@ -334,6 +407,14 @@ def _setting(text: str) -> tuple[str, float | int | bool]:
         raise ValueError(f"--set {text}: {value!r} is no number") from None
 
 
+def _shown(row: dict[str, Any]) -> str:
+    names = ("auc", "sensitivity", "specificity", "accuracy")
+    figures = (
+        f"{name} {row[name]:.3f} ({row[f'{name}_ci'][0]:.3f} to {row[f'{name}_ci'][1]:.3f})" for name in names
+    )
+    return f"{row['n']} films: " + ", ".join(figures)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when the weights are written."""
     standard = Recipe()
@@ -346,6 +427,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("epochs", "batch", "folds", "fold", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(standard, name))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=settings)
+    parser.add_argument("--init", type=Path, metavar="WEIGHTS", help="start from these weights, gently")
+    parser.add_argument(
+        "--extra", type=Path, metavar="DIR", help="films of another population too, in folders like --data's"
+    )
+    parser.add_argument(
+        "--ages",
+        type=float,
+        nargs=2,
+        metavar="YEARS",
+        help="ages for which the weights shall count as validated",
+    )
+    parser.add_argument("--trained-on", metavar="WORDS", help="what the weights shall say of their data")
     parser.add_argument("--device", help="cpu or cuda (default: CUDA when there is one)")
     parser.add_argument("--loaders", type=int, default=0, help="processes that augment (default: none)")
     options = parser.parse_args(argv)
@@ -355,7 +448,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as fault:
         parser.error(str(fault))
     chosen = {name: getattr(options, name) for name in names} | others
-    recipe = replace(standard, sizes=tuple(options.sizes), **chosen)
+    gentle = {} if options.init is None else {"rate": GENTLE_RATE}
+    recipe = replace(standard, sizes=tuple(options.sizes), **(gentle | chosen))
+    population = Population(
+        options.trained_on or POPULATION.trained_on,
+        tuple(options.ages) if options.ages else POPULATION.age_years,
+    )
+    if options.extra is not None and not options.trained_on:
+        parser.error("--extra widens the model: say by --trained-on what its weights have seen then")
     bar = Bar("train")
 
     def show(now: Progress) -> None:
@@ -367,7 +467,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         info = train(
-            options.data, options.out, recipe=recipe, device=options.device, loaders=options.loaders,
+            options.data, options.out, recipe=recipe, init=options.init, extra=options.extra,
+            population=population, device=options.device, loaders=options.loaders,
             on_progress=show, on_stage=lambda words: bar.line(f"{words} …"),
         )  # fmt: skip
     except (DataError, ResumeError, WeightsError, OSError) as fault:
@@ -377,6 +478,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("hilum train: stopped; the same command goes on from the last finished epoch\n")
         return 130
     sys.stdout.write(f"{options.out}: {info.name} {info.version}, SHA-256 {info.sha256}\n")
+    report = json.loads(options.out.with_suffix(".validation.json").read_text())
+    for population_name, rows in report.get("populations", {}).items():
+        for when, row in rows.items():
+            sys.stdout.write(f"{population_name:<6} {when:<7} {_shown(row)}\n")
     return 0
 
 

@@ -95,8 +95,9 @@ def fit(
     device: torch.device | None = None,
     loaders: int = 0,
     stop_after: int | None = None,
+    start: Network | None = None,
 ) -> Network:
-    """Train a network from scratch, or go on from a checkpoint.
+    """Train a network from scratch or from another one's weights, or go on from a checkpoint.
 
     Parameters
     ----------
@@ -118,6 +119,8 @@ def fit(
         Processes that augment; they change the speed, never the result.
     stop_after
         Stop after this many epochs in this call, as an interruption would.
+    start
+        The network to start from, whose weights `recipe.init` names; None: from scratch.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def fit(
         When the checkpoint cannot be read or was made with another recipe.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    learner = _Learner(recipe, device)
+    learner = _Learner(recipe, device, start)
     state: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0, "kept": None, "history": []}
     if checkpoint.exists():
         state = learner.resume(checkpoint)
@@ -170,10 +173,12 @@ def fit(
 class _Learner:
     """The network in training, its running average and its optimiser."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, start: Network | None) -> None:
         torch.manual_seed(recipe.seed)
         self._recipe, self._device = recipe, device
         self._network = Network(recipe.dropout)
+        if start is not None:
+            self._network.load_state_dict(start.state_dict())
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         follow = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(self._network, multi_avg_fn=follow, use_buffers=True)

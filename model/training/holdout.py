@@ -1,4 +1,4 @@
-"""The films of a data folder, and which of them training never sees."""
+"""The films of data folders, and which of them training never sees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.training.splits import fingerprints, group, grouped_fold, near_duplic
 
 @dataclass(frozen=True)
 class HoldOut:
-    """A patient-grouped, stratified split of one data folder.
+    """A patient-grouped, stratified split of one data folder, or of two populations.
 
     Attributes
     ----------
@@ -25,6 +25,8 @@ class HoldOut:
         All films in memory.
     groups
         (n,) number of the group (patient, near-duplicates) of every film.
+    extra
+        (n,) bool, films of the second folder.
     training, validation
         Indices; no group is in both.
     """
@@ -32,30 +34,40 @@ class HoldOut:
     listed: list[LabelledFilm]
     films: Films
     groups: npt.NDArray[np.int64]
+    extra: npt.NDArray[np.bool_]
     training: npt.NDArray[np.int64]
     validation: npt.NDArray[np.int64]
 
 
-def hold_out(data: Path, recipe: Recipe) -> HoldOut:
+def hold_out(data: Path, recipe: Recipe, extra: Path | None = None) -> HoldOut:
     """Read a data folder and split it as a recipe says; a `test` folder is never read.
+
+    Films of a second population come from `extra`, a folder of the same layout. Both populations have their
+    share on both sides; equal names of the two folders are different patients, near-duplicates are one.
 
     Raises
     ------
     DataError
         When the folder cannot be used, or one side lacks a class.
     """
-    listed = find_films(data, ("train", "val"))
+    folders = [data] if extra is None else [data, extra]
+    found = [find_films(folder, ("train", "val")) for folder in folders]
+    listed = [film for films in found for film in films]
+    origin = np.repeat(np.arange(len(found)), [len(films) for films in found])
     films = Films(
         load_films(listed, recipe.film_side),
         np.array([film.label for film in listed], dtype=np.int64),
         np.array([film.bacterial for film in listed], dtype=np.int64),
     )
     same = near_duplicates(fingerprints(films.planes))
-    groups = group([patient_of(film.path.stem) for film in listed], same)
-    training, validation = grouped_fold(films.labels, groups, recipe.folds, recipe.fold, recipe.seed)
+    patients = [(place, patient_of(film.path.stem)) for place, film in zip(origin, listed, strict=True)]
+    groups = group(patients, same)
+    strata = films.labels + 2 * origin
+    training, validation = grouped_fold(strata, groups, recipe.folds, recipe.fold, recipe.seed)
     for side, chosen in (("training", training), ("validation", validation)):
-        if len(set(films.labels[chosen].tolist())) < 2:
+        if len(set(strata[chosen].tolist())) < 2 * len(folders):
             raise DataError(
-                f"{data}: too few patients for {recipe.folds} folds, one class is missing in {side}"
+                f"{' and '.join(map(str, folders))}: too few patients for {recipe.folds} folds, one class is "
+                f"missing in {side}"
             )
-    return HoldOut(listed, films, groups, training, validation)
+    return HoldOut(listed, films, groups, origin == 1, training, validation)

@@ -37,6 +37,8 @@ class Recipe:
         Chance that a film borrows each of the three from another one (`model.training.augment.Borrow`).
     pattern
         Weight of the second head's loss (bacterial or viral) beside the first's.
+    init
+        SHA-256 of the weights that training starts from; empty: from scratch.
     half
         Train in mixed precision (bfloat16) on the CPU too; on CUDA it always is.
     """
@@ -65,6 +67,7 @@ class Recipe:
     spectrum: float = 0.3
     surround: float = 0.25
     pattern: float = 0.3
+    init: str = ""
     half: bool = True
 
     def size(self, epoch: int) -> int:

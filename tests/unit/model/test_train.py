@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from model import train as training
 from model.calibrate import balanced_weights, calibrate, calibrate_pattern, operating_point, probabilities
 from model.predict import Predictor
 from model.training.augment import Borrow, augmented
-from model.training.films import Films
+from model.training.films import DataError, Films
 from model.training.fit import ResumeError, class_weights, fit
+from model.training.holdout import hold_out
 from model.training.recipe import Recipe
 from tests.unit.model.conftest import chest
 
@@ -74,6 +76,75 @@ def test_training_writes_weights_that_serve(
     assert report["films"] == 36
     assert report["training_films"] + report["validation"]["n"] == 36
     assert report["model"]["sha256"] == info.sha256
+
+
+def _of_a_site(folder: Path, patients: int = 9) -> Path:
+    """Films of another population, with the names of a site's own export."""
+    rng = np.random.default_rng(8)
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        (folder / name).mkdir(parents=True)
+        for number in range(2 * patients):
+            grey = 255 - np.clip(chest(rng, bool(label), 72, 80) * 255, 0, 255).astype(np.uint8)
+            stem = f"{'p' if label else 'n'}{number // 2}_{number % 2}"
+            Image.fromarray(grey).save(folder / name / f"{stem}.png")
+    return folder
+
+
+def test_a_model_is_widened_by_a_site_s_own_films_and_compared_on_both_populations(
+    dataset: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra, out = _of_a_site(tmp_path / "site"), tmp_path / "wide-0.2.safetensors"
+    options = ["--data", dataset, "--extra", extra, "--init", weights, "--out", out, "--device", "cpu"]
+    options += ["--sizes", 32, 48, 48, "--epochs", 1, "--folds", 3, "--batch", 8]
+    options += ["--set", "settle=1", "--set", "film_side=64"]
+    command = [str(option) for option in options]
+    with pytest.raises(SystemExit):
+        training.main(command)
+    assert "--trained-on" in capsys.readouterr().err
+    assert training.main([*command, "--trained-on", "both sites", "--ages", "1", "90"]) == 0
+    info, start = Predictor.load(out, "cpu").info, Predictor.load(weights, "cpu")
+    assert (info.trained_on, info.population_age_years) == ("both sites", (1.0, 90.0))
+    report = json.loads(out.with_suffix(".validation.json").read_text())
+    assert report["recipe"]["init"] == start.info.sha256
+    assert report["recipe"]["rate"] == training.GENTLE_RATE
+    rows = report["populations"]
+    assert {name: set(found) for name, found in rows.items()} == {
+        "first": {"before", "after"},
+        "extra": {"before", "after"},
+    }
+    assert rows["first"]["after"]["n"] + rows["extra"]["after"]["n"] == report["validation"]["n"]
+    assert rows["extra"]["before"]["threshold"] == start.info.threshold
+    said = capsys.readouterr().out
+    assert "extra  before" in said
+    assert "auc" in said
+
+
+def test_equal_names_of_two_sites_are_two_patients_and_both_sites_are_on_both_sides(
+    dataset: Path, tmp_path: Path
+) -> None:
+    extra = _of_a_site(tmp_path / "site")
+    held = hold_out(dataset, TINY, extra)
+    training_groups, validation_groups = (
+        set(held.groups[side].tolist()) for side in (held.training, held.validation)
+    )
+    assert not training_groups & validation_groups
+    for side in (held.training, held.validation):
+        assert set(held.extra[side].tolist()) == {True, False}
+        assert set(held.films.labels[side][held.extra[side]].tolist()) == {0, 1}
+    with pytest.raises(DataError, match="too few patients"):
+        hold_out(dataset, TINY, _of_a_site(tmp_path / "small", patients=1))
+
+
+def test_training_that_starts_from_weights_starts_from_them(weights: Path, tmp_path: Path) -> None:
+    start = Predictor.load(weights, "cpu").network
+    still = replace(TINY, rate=0.0, epochs=1, average=0.0)
+    tmp_path.mkdir(exist_ok=True)
+    kept = fit(
+        _films(16, 1), _films(8, 2), still, checkpoint=tmp_path / "a.pt", log=tmp_path / "a.csv",
+        measure=training.validation_metrics, device=torch.device("cpu"), start=start,
+    )  # fmt: skip
+    torch.testing.assert_close(kept.head.weight, start.head.weight)
+    torch.testing.assert_close(kept.stem[0].weight, start.stem[0].weight)
 
 
 def test_the_command_says_what_is_wrong_with_the_data(
