@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from service.commands.console import console, user
+from service.commands.console import console, user, write
 from service.core import models
 from service.core.audit import Audit
 from service.core.errors import CONFIGURATION_EXIT_CODE
@@ -139,9 +139,7 @@ def compare(
     as_json: bool,
 ) -> int:
     """Print how a model and the one that reports do on the same films, or write it; return 0."""
-    from service.api.page.render import document
     from service.commands import compare as comparison
-    from service.commands.quality import write
 
     try:
         with _ledger(settings).read() as session:
@@ -156,6 +154,8 @@ def compare(
         return 1
     lines = _compared(found, names)
     if html is not None:
+        from service.api.page.render import document  # what it needs is not in a worker's image
+
         values = {"first": names[0], "second": names[1], "found": found, "lines": lines}
         write(html, document("comparison.html", version=version("hilum"), **values))
     if as_json:

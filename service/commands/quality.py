@@ -13,7 +13,7 @@ from rich.table import Table
 
 from service.api.page.quality import GROUPINGS, WATCHED, between, shown
 from service.api.page.render import document
-from service.commands.console import console
+from service.commands.console import console, write
 from service.core.agreement import Share
 from service.core.drift import Change
 from service.core.errors import ConfigurationError
@@ -54,21 +54,6 @@ def show(
         for change in found.alerts:
             sys.stderr.write(f"hilum: {_said(change)}\n")
     return 1 if found.alerts else 0
-
-
-def write(path: Path, content: str) -> None:
-    """Write a report; an older one under this name is replaced.
-
-    Raises
-    ------
-    ConfigurationError
-        When it cannot be written there.
-    """
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as fault:
-        raise ConfigurationError(f"{path} cannot be written: {fault.strerror}") from None
-    sys.stderr.write(f"written to {path}\n")
 
 
 def _print(found: Quality) -> None:
