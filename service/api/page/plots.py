@@ -6,7 +6,7 @@ Each is 640 wide; the template draws it, and a table beside it says the same in 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 630, 12, 168
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 616, 12, 168
 _LABELS = 8
 
 
