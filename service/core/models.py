@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from service.core.ledger import now, register_model
 from service.core.states import AnalysisState, ModelChangeKind, ModelRole
@@ -52,7 +52,8 @@ def every(session: Session) -> Sequence[Model]:
 
 def changes(session: Session) -> Sequence[ModelChange]:
     """Return what was decided, the newest first."""
-    return session.scalars(select(ModelChange).order_by(ModelChange.id.desc())).all()
+    newest_first = select(ModelChange).order_by(ModelChange.id.desc())
+    return session.scalars(newest_first.options(joinedload(ModelChange.model))).all()
 
 
 def find(session: Session, name: str) -> Model:

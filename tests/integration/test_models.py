@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from model.weights import default_weights, read_info
+from service.api.app import create_app
 from service.commands.main import app
 from service.core import models
 from service.core.ledger import Ledger
@@ -291,3 +293,24 @@ def test_the_ledger_knows_the_reporting_model_before_the_first_film(hilum: "Hilu
     assert reporting is not None
     assert reporting.sha256 == read_info(default_weights()).sha256
     ledger.close()
+
+
+def test_what_was_decided_is_on_the_system_page_and_in_the_api(hilum: "Hilum", weights: Path) -> None:
+    hilum("add", str(weights), "--reason", _WHY)
+    hilum("threshold", "0.375", "--reason", "local prevalence")
+    context = hilum.context
+    served = create_app(context.settings, context.ledger)
+    with TestClient(served, base_url="http://127.0.0.1") as api:
+        page = api.get("/system", headers={"Accept": "text/html"})
+        said = api.get("/api/models").json()
+    assert page.status_code == 200
+    assert "Model in shadow, not reported" in page.text
+    assert "threshold of this site 37.5 %" in page.text
+    assert "local prevalence" in page.text
+    assert [item["role"] for item in said["models"]] == ["reporting", "shadow"]
+    assert [(item["kind"], item["threshold"]) for item in said["changes"]] == [
+        ("threshold", 0.375),
+        ("added", None),
+        ("configured", None),
+    ]
+    assert said["changes"][0]["reason"] == "local prevalence"
