@@ -4,6 +4,7 @@ Each is caused on a gateway that runs; `--screenshots FOLDER` keeps what he sees
 numbers are those of `tests.faults.table`.
 """
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -187,7 +188,7 @@ def _(site: Site, after: ExitStack) -> str:
     filler = site.gateway.data_dir / "filler"
     made = _sent_again(site, after, film("disk full"))
     after.callback(filler.unlink)
-    filler.write_bytes(bytes(195_000_000))
+    filler.write_bytes(bytes(shutil.disk_usage(site.gateway.data_dir).free - 5_000_000))
     return site.push(made, ok=False)
 
 
