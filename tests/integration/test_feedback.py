@@ -33,6 +33,7 @@ from tests.pipeline import film, hurry, receive, reports, says, send_all, study,
 from tests.servers import Orthanc
 from tests.tokens import bearer, entries, sign_in
 from worker.context import Context
+from worker.tasks import assess
 from worker.tasks import report as report_task
 
 SECRET = "CANARY: Mrs. Yellow of ward 4"
@@ -498,6 +499,30 @@ def test_no_sr_is_made_where_no_destination_asks_for_it(context: Context) -> Non
     assert [item.kind for item in reports(context)] == ["sr", "heatmap"]
     with context.ledger.read() as session:
         assert session.scalar(select(func.count(AssessmentReport.id))) == 0
+
+
+@only_sqlite
+def test_a_process_that_dies_after_it_wrote_an_assessment_makes_one_the_next_time(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Death(BaseException):
+        """What nothing catches."""
+
+    def dies(name: str) -> None:
+        raise Death(name)
+
+    _with_assessments(context, "dicom://PACS@127.0.0.1:9")
+    uid, api = analysed(context), client(context)
+    give(api, uid, "agree")
+    monkeypatch.setattr(assess, "failpoint", dies)
+    with pytest.raises(Death, match="assess.written"):
+        report_task.run(context)
+    monkeypatch.undo()
+    assert Kind.ASSESSMENT not in {item.kind for item in reports(context)}
+    for _ in range(2):
+        hurry(context, AssessmentReport)
+        report_task.run(context)
+    assert [item.kind for item in reports(context)].count(Kind.ASSESSMENT) == 1
 
 
 @only_sqlite
