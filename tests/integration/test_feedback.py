@@ -515,7 +515,7 @@ def test_a_process_that_dies_after_it_wrote_an_assessment_makes_one_the_next_tim
     uid, api = analysed(context), client(context)
     give(api, uid, "agree")
     monkeypatch.setattr(assess, "failpoint", dies)
-    with pytest.raises(Death, match="assess.written"):
+    with pytest.raises(Death, match=r"assess\.written"):
         report_task.run(context)
     monkeypatch.undo()
     assert Kind.ASSESSMENT not in {item.kind for item in reports(context)}
