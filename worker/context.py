@@ -1,6 +1,6 @@
 """What one worker process works with: opened in the process that uses it, never across a fork."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -85,13 +85,24 @@ class Context:
         with self.ledger.read() as session:
             row = models.reporting(session)
         assert row is not None, "taken up above"
-        return _serving(self, row)
+        return self.serving(row)
 
-    def shadows(self) -> list[Serving]:
-        """The models that run beside it."""
+    def shadows(self) -> Sequence[Model]:
+        """Rows of the models that run beside it."""
         with self.ledger.read() as session:
-            rows = models.shadows(session)
-        return [_serving(self, row) for row in rows]
+            return models.shadows(session)
+
+    def serving(self, row: Model) -> Serving:
+        """Return a model with what its weights say.
+
+        Raises
+        ------
+        WeightsError
+            When they are gone from the data folder, or others than the ledger names.
+        """
+        assert row.path is not None, "a model that is asked has its weights in the data folder"
+        path = self.spool.absolute(row.path)
+        return Serving(row.id, _as_decided(_info(path, row.sha256), row.threshold), path)
 
     @cached_property
     def own_model_id(self) -> int:
@@ -113,12 +124,6 @@ class Context:
             row.path = path
             models.take_up(session, row, why, always=self.settings.weights is not None)
             return row.id
-
-
-def _serving(context: Context, row: Model) -> Serving:
-    assert row.path is not None, "a model that is asked has its weights in the data folder"
-    path = context.spool.absolute(row.path)
-    return Serving(row.id, _as_decided(_info(path, row.sha256), row.threshold), path)
 
 
 @lru_cache(maxsize=8)

@@ -45,9 +45,9 @@ def shadows(session: Session) -> Sequence[Model]:
 
 def every(session: Session) -> Sequence[Model]:
     """Return all models: the one that reports, those in shadow, the others, the newest first of each."""
-    order = {ModelRole.REPORTING: 0, ModelRole.SHADOW: 1}
+    order: dict[str | None, int] = {ModelRole.REPORTING: 0, ModelRole.SHADOW: 1}
     models = session.scalars(select(Model).order_by(Model.id.desc())).all()
-    return sorted(models, key=lambda model: order.get(ModelRole(model.role or ModelRole.RETIRED), 2))
+    return sorted(models, key=lambda model: order.get(model.role, 2))
 
 
 def changes(session: Session) -> Sequence[ModelChange]:

@@ -64,8 +64,15 @@ def run(context: Context) -> None:
         failpoint("infer.claimed")
         _analyse(context, model, leases)
         return
-    for shadow in context.shadows():
-        if leases := claim_in_turn(context.ledger, SHADOW, _BATCH, Shadow.model_id == shadow.id):
+    for row in context.shadows():
+        if leases := claim_in_turn(context.ledger, SHADOW, _BATCH, Shadow.model_id == row.id):
+            try:
+                shadow = context.serving(row)
+            except WeightsError as fault:
+                _log.warning("infer.shadow_not_read", model=row.sha256, reason=str(fault))
+                for lease in leases:
+                    release_failed(context.ledger, lease, fault)
+                continue
             _analyse(context, shadow, leases)
             return  # and looks first whether a report waits
 
