@@ -23,7 +23,6 @@ from model.calibrate import (
     calibrate,
     calibrate_pattern,
     platt,
-    probabilities,
 )
 from model.gate import STAGE, THRESHOLD, Gate, fit_gate, gate_features, pooled
 from model.locate import Locator, in_frame, network_input
@@ -33,6 +32,7 @@ from model.predict import Predictor
 from model.progress import Bar
 from model.training.augment import augmented
 from model.training.counterexamples import KINDS, counterexample
+from model.training.figures import by_population, shown, validated
 from model.training.films import DataError, Films
 from model.training.fit import ResumeError, Stack, fit
 from model.training.holdout import HoldOut, hold_out
@@ -177,43 +177,17 @@ def train(
             name or out.stem, version if name else "0", recipe, calibration, pattern, population or POPULATION
         ),
     )
-    report = _report(info, plain, stressed, validation)
+    report = validated(info, plain.logits, [copy.logits for copy in stressed], validation)
     report |= {"films": len(held.films), "groups": len(set(held.groups.tolist()))}
     report |= {"training_films": len(training), "recipe": asdict(recipe)}
     if before is not None or extra is not None:
         stage("comparing before and after")
-        report["populations"] = _populations(before, Predictor.load(out, "cpu"), held)
+        report["populations"] = by_population(before, Predictor.load(out, "cpu"), held)
     with out.with_suffix(".csv").open(newline="") as stream:
         report["log"] = list(csv.DictReader(stream))
     report["device"] = chosen.type
     out.with_suffix(".validation.json").write_text(json.dumps(report, indent=2) + "\n")
     return info
-
-
-def _populations(before: Predictor | None, after: Predictor, held: HoldOut) -> dict[str, Any]:
-    """Return the figures of both weights on the validation films of each population.
-
-    The films are new to `after`. To `before` those of the first population may not be, where another fold
-    trained it: then what it seems to have forgotten is overstated.
-    """
-    found: dict[str, Any] = {}
-    for name, chosen in (("first", ~held.extra), ("extra", held.extra)):
-        indices = held.validation[chosen[held.validation]]
-        if not len(indices):
-            continue
-        films = held.films.at(indices)
-        both = {"before": before, "after": after}
-        found[name] = {
-            when: _row(
-                predictor.info,
-                predictor.score(list(films.planes)).probability,
-                films.labels,
-                held.groups[indices],
-            )
-            for when, predictor in both.items()
-            if predictor is not None
-        }
-    return found
 
 
 def _write_labels(data: Path, held: HoldOut, path: Path) -> None:
@@ -369,32 +343,6 @@ def _about(
     }
 
 
-def _report(info: WeightsInfo, plain: _Passed, stressed: list[_Passed], films: Films) -> dict[str, Any]:
-    def row(logits: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, Any]:
-        return _row(info, probabilities(logits, *info.calibration), truth)
-
-    copies = np.concatenate([copy.logits for copy in stressed])
-    return {
-        "model": {"name": info.name, "version": info.version, "sha256": info.sha256},
-        "threshold": info.threshold,
-        "indeterminate": info.indeterminate,
-        "validation": row(plain.logits, films.labels),
-        "validation_stressed": row(copies, np.tile(films.labels, len(stressed))),
-    }
-
-
-def _row(
-    info: WeightsInfo,
-    probability: npt.NDArray[Any],
-    truth: npt.NDArray[Any],
-    patients: npt.NDArray[np.int64] | None = None,
-) -> dict[str, Any]:
-    found = metrics.figures(probability, truth, info.threshold)
-    spread = metrics.intervals(probability, truth, info.threshold, units=patients)
-    edges = {f"{name}_ci": found for name, found in spread.items()}
-    return {"n": len(truth), "threshold": info.threshold, **found, **edges}
-
-
 def _setting(text: str) -> tuple[str, float | int | bool]:
     """Read NAME=VALUE for a recipe's field, with the type it has there."""
     name, _, value = text.partition("=")
@@ -405,14 +353,6 @@ def _setting(text: str) -> tuple[str, float | int | bool]:
         return name, type(standard)(float(value))
     except ValueError:
         raise ValueError(f"--set {text}: {value!r} is no number") from None
-
-
-def _shown(row: dict[str, Any]) -> str:
-    names = ("auc", "sensitivity", "specificity", "accuracy")
-    figures = (
-        f"{name} {row[name]:.3f} ({row[f'{name}_ci'][0]:.3f} to {row[f'{name}_ci'][1]:.3f})" for name in names
-    )
-    return f"{row['n']} films: " + ", ".join(figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -481,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = json.loads(options.out.with_suffix(".validation.json").read_text())
     for population_name, rows in report.get("populations", {}).items():
         for when, row in rows.items():
-            sys.stdout.write(f"{population_name:<6} {when:<7} {_shown(row)}\n")
+            sys.stdout.write(f"{population_name:<6} {when:<7} {shown(row)}\n")
     return 0
 
 
