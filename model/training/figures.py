@@ -43,7 +43,7 @@ def _row(
 ) -> Row:
     found = metrics.figures(probability, truth, info.threshold)
     spread = metrics.intervals(probability, truth, info.threshold, units=patients)
-    edges = {f"{name}_ci": found for name, found in spread.items()}
+    edges = {f"{name}_ci": interval for name, interval in spread.items()}
     return {"n": len(truth), "threshold": info.threshold, **found, **edges}
 
 
