@@ -2,17 +2,27 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.commands.console import console
+from service.core import models
 from service.core.checks import Check, configuration, examine
 from service.core.errors import ConfigurationError
+from service.core.ledger import Ledger
 from service.core.notice_checks import examine_notices
 from service.core.settings import Settings, load
+from service.core.states import ModelRole
 from service.core.wire_checks import examine_wire
+
+_ASKED = (ModelRole.REPORTING, ModelRole.SHADOW)
+_LOST_WEIGHTS = (
+    "Restore the data folder; else retire the model or roll back (`hilum model`), and add its weights again"
+)
 
 
 def load_all_the_same() -> tuple[Settings, str]:
@@ -77,3 +87,23 @@ def _worker_checks(settings: Settings) -> Iterator[Check]:
         yield Check("weights", True, f"{info.name} {info.version}, SHA-256 {info.sha256}")
     except WeightsError as fault:
         yield Check("weights", False, str(fault), "Check HILUM_WEIGHTS")
+    yield from _models(settings)
+
+
+def _models(settings: Settings) -> Iterator[Check]:
+    """Look at the weights of every model that is asked; before the first worker has started there is none."""
+    from model.weights import WeightsError, read_info
+
+    try:
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
+            asked = [model for model in models.every(session) if model.role in _ASKED]
+    except (ConfigurationError, SQLAlchemyError):
+        return  # which another check says
+    for model in asked:
+        name = f"model {model.name} {model.version}, {model.role}"
+        try:
+            found = read_info(settings.data_dir / (model.path or "")).sha256
+            said = "" if found == model.sha256 else f"the weights are others: SHA-256 {found}"
+        except WeightsError as fault:
+            said = str(fault)
+        yield Check(name, not said, said or f"SHA-256 {model.sha256}", _LOST_WEIGHTS)

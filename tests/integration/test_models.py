@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from model.weights import default_weights, read_info
 from service.api.app import create_app
+from service.commands.doctor import _models
 from service.commands.main import app
 from service.core import models
 from service.core.ledger import Ledger
@@ -299,6 +300,21 @@ def test_the_ledger_knows_the_reporting_model_before_the_first_film(hilum: "Hilu
     assert reporting is not None
     assert reporting.sha256 == read_info(default_weights()).sha256
     ledger.close()
+
+
+def test_the_doctor_says_whose_weights_are_lost(hilum: "Hilum", weights: Path) -> None:
+    hilum("add", str(weights), "--reason", _WHY)
+    settings, spool = hilum.context.settings, hilum.context.spool
+    assert {check.name: check.right for check in _models(settings)} == {
+        f"model {hilum.context.model().info.name} {hilum.context.model().info.version}, reporting": True,
+        "model synthetic 1, shadow": True,
+    }
+    (shadow,) = hilum.context.shadows()
+    assert shadow.path is not None
+    spool.absolute(shadow.path).write_bytes(default_weights().read_bytes())
+    assert [check.seen[:22] for check in _models(settings) if not check.right] == ["the weights are others"]
+    spool.remove(shadow.path)
+    assert [check.name for check in _models(settings) if not check.right] == ["model synthetic 1, shadow"]
 
 
 def test_what_was_decided_is_on_the_system_page_and_in_the_api(hilum: "Hilum", weights: Path) -> None:
