@@ -23,7 +23,7 @@ def auc(score: Values, labels: Values) -> float:
 
     NaN where a class is missing.
     """
-    return float(_aucs(score, labels, np.ones((1, len(labels))))[0])
+    return float(aucs(score, labels, np.ones((1, len(labels))))[0])
 
 
 def confusion(positive: Values, labels: Values) -> dict[str, int]:
@@ -147,9 +147,7 @@ def intervals(
         Wilson's interval, in which each patient counts once.
     """
     units = np.arange(len(labels)) if units is None else units
-    parts = [
-        _drawn(probability, labels, threshold, times) for times in _draws(labels, units, resamples, seed)
-    ]
+    parts = [_drawn(probability, labels, threshold, times) for times in draws(labels, units, resamples, seed)]
     spread = {
         name: [
             float(edge) for edge in np.percentile(np.concatenate([each[name] for each in parts]), (2.5, 97.5))
@@ -180,7 +178,7 @@ def within(
     positives, normals = counts["tp"] + counts["fn"], counts["tn"] + counts["fp"]
     area: dict[str, Any] = {"auc": None, "auc_ci": None}
     if positives and normals:
-        drawn = [_aucs(probability, labels, times) for times in _draws(labels, units, resamples, seed=0)]
+        drawn = [aucs(probability, labels, times) for times in draws(labels, units, resamples, seed=0)]
         area = {
             "auc": auc(probability, labels),
             "auc_ci": [float(edge) for edge in np.percentile(np.concatenate(drawn), (2.5, 97.5))],
@@ -208,7 +206,7 @@ def curve(probability: Values, labels: Values) -> dict[str, list[float]]:
     }
 
 
-def _draws(labels: Values, units: Values, resamples: int, seed: int) -> Iterator[Values]:
+def draws(labels: Values, units: Values, resamples: int, seed: int) -> Iterator[Values]:
     """Yield (k, n) float64, how often each film is in each of k resamples, until there were `resamples`."""
     rng = np.random.default_rng(seed)
     _, unit = np.unique(units, return_inverse=True)
@@ -237,15 +235,15 @@ def _drawn(probability: Values, labels: Values, threshold: float, times: Values)
     )
     n = times.sum(axis=1)
     return {
-        "auc": _aucs(probability, labels, times),
+        "auc": aucs(probability, labels, times),
         **rates(dict(zip(("tn", "fp", "fn", "tp"), sums[:, :4].T, strict=True))),
         "ece": np.abs(sums[:, 4:-1]).sum(axis=1) / n,
         "brier": sums[:, -1] / n,
     }
 
 
-def _aucs(score: Values, labels: Values, times: Values) -> Values:
-    """`auc` of each of k sets, as `_drawn`."""
+def aucs(score: Values, labels: Values, times: Values) -> Values:
+    """Return `auc` of each of k sets that hold the films as often as the rows of `times`, (k, n), say."""
     order = np.argsort(score, kind="stable")
     drawn = times[:, order]
     normals = drawn * (labels[order] == 0)
