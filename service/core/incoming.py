@@ -2,7 +2,6 @@
 
 import ctypes
 import fcntl
-import hashlib
 import os
 import uuid
 from contextlib import suppress
@@ -43,7 +42,7 @@ class IncomingFile:
         self._written = self._on_its_way = 0
         self._head = bytearray()
         self._start, self._transfer_syntax_uid = 0, UID("")
-        self._digest: hashlib._Hash | None = None
+        self._digest: DataSetDigest | None = None
         while self.fault is None and not self._opened():
             self.path = _new_path(folder)
 
@@ -73,7 +72,7 @@ class IncomingFile:
     @property
     def digest(self) -> str | None:
         """The digest of what came behind the file meta information; None where that was not told apart."""
-        return None if self._digest is None else self._digest.hexdigest()
+        return None if self._digest is None else self._digest.text
 
     @property
     def head(self) -> Head | None:
