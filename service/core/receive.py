@@ -104,7 +104,8 @@ class Intake:
         if verdict.eligibility is not Eligibility.IGNORED:
             kept = self._spool.keep(arrival.path)
             failpoint("receive.kept")
-        entry = Entry(header, verdict, decision, arrival.calling_ae_title, digest, size, kept, note)
+        path = self._spool.absolute(kept) if kept else arrival.path
+        entry = Entry(header, verdict, decision, arrival.calling_ae_title, digest, size, path, kept, note)
         try:
             outcome = self._recorder.record(entry)
         except OutOfResources:
@@ -140,7 +141,7 @@ class Intake:
         calling_ae_title = sending_ae_title(path)
         verdict, decision = self._decide(header, calling_ae_title)
         outcome = self._recorder.record(
-            Entry(header, verdict, decision, calling_ae_title, digest, size, relative)
+            Entry(header, verdict, decision, calling_ae_title, digest, size, path, relative)
         )
         failpoint("adopt.recorded")
         if outcome is not Outcome.STORED:

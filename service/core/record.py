@@ -4,9 +4,10 @@ One transaction an object. What is new is inserted by its table: an object of th
 much, and nothing here asks for one again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import Table, bindparam, insert, or_, select, tuple_
@@ -26,7 +27,7 @@ from service.core.retry import retry_instance
 from service.core.rules import Decision
 from service.core.settings import Settings
 from service.core.settlement import settle
-from service.core.spool import Spool
+from service.core.spool import DIGEST_PREFIX, Spool, older_data_set_digest
 from service.core.states import REPORTABLE_INSTANCES, InstanceState, StudyState
 from service.core.tables import Base, Instance, Rejection, Study, Subject, Tombstone, TombstoneInstance
 from service.core.terms import MODALITIES, PRESENTATION_INTENTS, VIEW_POSITIONS, term
@@ -52,8 +53,8 @@ class Outcome(StrEnum):
 class Entry:
     """What is to be written of one object.
 
-    `kept` is the path of its file in the ledger's words, None when it has none; `calling_ae_title` is empty
-    when nobody knows who sent it.
+    `path` is where its file lies now; `kept` is that in the ledger's words, None when it is not kept.
+    `calling_ae_title` is empty when nobody knows who sent it.
     """
 
     header: Header
@@ -62,6 +63,7 @@ class Entry:
     calling_ae_title: str
     digest: str
     size: int
+    path: Path
     kept: str | None
     note: Note | None = None
 
@@ -80,6 +82,7 @@ _ERASED = select(Tombstone.id).where(
         ),
     )
 )
+_DIGESTS = select(Instance.digest).where(Instance.sop_instance_uid == bindparam("instance"))
 # Whether there is anything of what is rare: each is then asked for by itself, and locked.
 _RARE = select(
     _ERASED.limit(1).scalar_subquery(),
@@ -88,7 +91,12 @@ _RARE = select(
     .where(Rejection.study_id == bindparam("study_id"), Rejection.sop_instance_uid == bindparam("instance"))
     .limit(1)
     .scalar_subquery(),
+    _DIGESTS.where(Instance.digest.not_like(f"{DIGEST_PREFIX}%")).limit(1).scalar_subquery(),
 )
+
+
+class _CameBeforeError(Exception):
+    """It came in a version that took other digests, by which its new bytes are to be compared."""
 
 
 class Recorder:
@@ -109,10 +117,12 @@ class Recorder:
         OutOfResources
             When the files of its study are being removed.
         """
-        for last_try in (False, False, True):
+        for last_try in (False, False, False, True):
             try:
                 with self._ledger.write() as session:
                     return self._record(session, entry)
+            except _CameBeforeError:
+                entry = replace(entry, digest=older_data_set_digest(entry.path))
             except IntegrityError:
                 # Another sender committed the same study or instance first: the next look finds it.
                 if last_try:
@@ -125,21 +135,22 @@ class Recorder:
         study = session.scalars(_STUDY, names).one_or_none()
         # After the study's row is locked: who erases it holds that.
         names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
-        erased, known, rejected = session.connection().execute(_RARE, names).one()
+        erased, known, rejected, older = session.connection().execute(_RARE, names).one()
         if erased is not None and ignored_as_erased(
             session, header.study_instance_uid, header.sop_instance_uid
         ):
             return Outcome.ERASED
         if study is not None and study.removing and entry.kept is not None:
             raise OutOfResources("the files of its study are being removed just now")
+        if older is not None and entry.digest.startswith(DIGEST_PREFIX):
+            raise _CameBeforeError
         if known is not None and study is not None:
             found = session.scalars(_KNOWN.with_for_update(), names).first()
             if found is not None:
                 return self._known(session, study, found, entry)
         state, verdict = _STATE[entry.verdict.eligibility], entry.verdict
-        if rejected is not None and study is not None and state != InstanceState.IGNORED:
-            why = rejection_of(session, study, header.sop_instance_uid)
-            state, verdict = InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why or "")
+        if rejected is not None and study is not None:
+            state, verdict = _as_rejected(session, study, entry, state)
         if study is None:
             study_id = self._new_study(session, header, verdict, moment)
             subject_id = _new_subject(session, study_id, header)
@@ -181,15 +192,14 @@ class Recorder:
             settle_copies(session, study, header.sop_instance_uid)
         if verdict.eligibility is not Eligibility.CANDIDATE:
             tally.add(tally.FILMS, verdict.eligibility, tally.reason_class(verdict.reason), session=session)
-        record_event(
-            session,
-            study_id,
-            "received",
-            f"{header.sop_class_uid.name} from {entry.calling_ae_title or 'a file of a listener that died'}",
-        )
+        self._tell(session, study_id, entry, state)
+        return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
+
+    def _tell(self, session: Session, study_id: int, entry: Entry, state: InstanceState) -> None:
+        sender = entry.calling_ae_title or "a file of a listener that died"
+        record_event(session, study_id, "received", f"{entry.header.sop_class_uid.name} from {sender}")
         if self._live.settings.rules and state != InstanceState.IGNORED:
             record_event(session, study_id, "rule", str(entry.decision))
-        return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
 
     def _new_study(self, session: Session, header: Header, verdict: Verdict, moment: datetime) -> int:
         study = Study(
@@ -252,6 +262,16 @@ def _insert(session: Session, table: type[Base], **values: Any) -> int:
     """Insert a row and return its id."""
     done = session.connection().execute(insert(cast(Table, table.__table__)), values)
     return int(done.inserted_primary_key[0])  # type: ignore[index]
+
+
+def _as_rejected(
+    session: Session, study: Study, entry: Entry, state: InstanceState
+) -> tuple[InstanceState, Verdict]:
+    """Return what becomes of an object that a note names, if anything else would."""
+    if state == InstanceState.IGNORED:
+        return state, entry.verdict
+    why = rejection_of(session, study, entry.header.sop_instance_uid)
+    return InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why or "")
 
 
 def _is_needed(study: Study, known: Instance) -> bool:

@@ -27,7 +27,7 @@ from service.core.ledger import Ledger, check_migrated, migrate, now, open_engin
 from service.core.receive import Arrival, Intake, Outcome, sweep_incoming
 from service.core.retry import retry_study
 from service.core.settings import Settings, load
-from service.core.spool import Spool
+from service.core.spool import Spool, older_data_set_digest
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
 from service.core.tables import Analysis, Base, Instance, Model, Revision, Study, Subject
 from service.scheduler.scheduler import give_up_exhausted
@@ -188,6 +188,21 @@ def test_the_same_bytes_again_are_no_second_instance(intake: Intake, spool: Spoo
     assert arrive(intake, spool, film) is Outcome.DUPLICATE
     assert len(instances_of(ledger)) == 1
     assert len(list((spool.root / "spool").rglob("*.dcm"))) == 1
+
+
+def test_an_object_of_an_earlier_version_is_compared_by_the_digest_of_then(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    film = factories.phantom_chest()
+    arrive(intake, spool, film)
+    with ledger.write() as session:
+        (instance,) = session.scalars(select(Instance)).all()
+        instance.digest = older_data_set_digest(spool.absolute(str(instance.spool_path)))
+    assert arrive(intake, spool, film) is Outcome.DUPLICATE
+    film.PatientName = "Other^Spelling"
+    assert arrive(intake, spool, film) is Outcome.STORED
+    assert arrive(intake, spool, film) is Outcome.DUPLICATE
+    assert len(instances_of(ledger)) == 2
 
 
 def test_eight_senders_of_the_same_instance_make_one_row(
