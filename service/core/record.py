@@ -18,7 +18,7 @@ from service.core import tally
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, says_chest
 from service.core.errors import OutOfResources
-from service.core.header import STUDY_ATTRIBUTES, Header
+from service.core.header import STUDY_ATTRIBUTES, Header, described
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
 from service.core.rejection import Note, apply_note, rejection_of
@@ -30,7 +30,7 @@ from service.core.settlement import settle
 from service.core.spool import DIGEST_PREFIX, Spool, older_data_set_digest
 from service.core.states import REPORTABLE_INSTANCES, InstanceState, StudyState
 from service.core.tables import Base, Instance, Rejection, Study, Subject, Tombstone, TombstoneInstance
-from service.core.terms import MODALITIES, PRESENTATION_INTENTS, VIEW_POSITIONS, term
+from service.core.terms import MODALITIES, PRESENTATION_INTENTS, term
 from service.core.tombstones import ignored_as_erased
 
 _STATE = {
@@ -160,6 +160,7 @@ class Recorder:
         kept = None if verdict.eligibility is Eligibility.IGNORED else entry.kept
         if study is not None and kept is not None:
             study.expired_at = None
+        film = described(header)
         instance_id = _insert(
             session,
             Instance,
@@ -178,10 +179,12 @@ class Recorder:
             spool_path=kept,
             calling_ae_title=entry.calling_ae_title[:16],
             modality=term(header.modality, MODALITIES),
-            view_position=term(header.view_position, VIEW_POSITIONS),
+            view_position=film.view,
             presentation_intent_type=term(header.presentation_intent_type, PRESENTATION_INTENTS),
             acquired_at=header.acquired_at,
-            patient_age_years=header.patient_age_years,
+            patient_age_years=film.age_years,
+            patient_sex=film.sex,
+            scanner=film.scanner,
             says_chest=says_chest(header),
             decision=entry.decision.kept(),
         )
