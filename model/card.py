@@ -42,7 +42,7 @@ def render(evidence: Path = EVIDENCE) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"interval": interval, "percent": percent, "signed": signed}
+    environment.filters |= FILTERS
     measured = {path.stem: json.loads(path.read_text()) for path in sorted(evidence.glob("*.json"))}
     return environment.get_template("card.md.j2").render(**measured, duration=duration)
 
@@ -79,6 +79,15 @@ def percent(share: float | None, digits: int = 1) -> str:
 def signed(change: float) -> str:
     """Say a change with its sign: "+0.001"."""
     return f"{change:+.3f}"
+
+
+def change(report: dict[str, Any], name: str) -> str:
+    """Say a change with its sign and its interval: "+0.012 (-0.004 to +0.030)"."""
+    low, high = report[f"{name}_ci"]
+    return f"{signed(report[name])} ({signed(low)} to {signed(high)})"
+
+
+FILTERS = {"interval": interval, "percent": percent, "signed": signed, "change": change}
 
 
 def duration(report: dict[str, Any]) -> str:

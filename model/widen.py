@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 
 from model.calibrate import calibrate, probabilities
 from model.locate import in_frame
-from model.measuring import metrics
+from model.measuring.comparison import FIGURES, Scored, compared, verdict
 from model.predict import Predictor
 from model.progress import Bar
 from model.train import GENTLE_RATE, validation_metrics
@@ -46,28 +46,6 @@ REPLAYED = 3
 """Films of the first population for each of the second; without them the first is forgotten."""
 
 Values = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Films of one population, scored before and after.
-
-    Attributes
-    ----------
-    labels, patients
-        (n,) int64.
-    before, after
-        (n,) calibrated probabilities.
-    called_before, called_after
-        (n,) bool: at or above the operating point of the network that scored the film.
-    """
-
-    labels: Values
-    patients: Values
-    before: Values
-    after: Values
-    called_before: Values
-    called_after: Values
 
 
 def cross_validated(
@@ -99,7 +77,8 @@ def cross_validated(
     Returns
     -------
     dict
-        `first` and `extra`, each as `compared` says, and what they were computed with.
+        `first` and `extra`, each as `model.measuring.comparison.compared` says, and what they were computed
+        with.
 
     Raises
     ------
@@ -168,47 +147,6 @@ def cross_validated(
     }
 
 
-def compared(films: Scored) -> dict[str, Any]:
-    """Return the figures before and after, and their differences on the same patients.
-
-    Returns
-    -------
-    dict
-        n, patients; `before`, `after` and `change`, each with auc, sensitivity, specificity and brier, and
-        95 % bootstrap intervals over patients under `<name>_ci`.
-    """
-    rows = {"before": (films.before, films.called_before), "after": (films.after, films.called_after)}
-    draws = list(metrics.draws(films.labels, films.patients, metrics.RESAMPLES, seed=0))
-    found: dict[str, Any] = {
-        name: _figures(films.labels, *row, np.ones((1, len(films.labels)))) for name, row in rows.items()
-    }
-    spread = {
-        name: {each: np.concatenate([drawn[each] for drawn in parts]) for each in found[name]}
-        for name, row in rows.items()
-        for parts in [[_figures(films.labels, *row, times) for times in draws]]
-    }
-    found["change"] = {each: found["after"][each] - found["before"][each] for each in found["before"]}
-    spread["change"] = {each: spread["after"][each] - spread["before"][each] for each in spread["before"]}
-    result: dict[str, Any] = {"n": len(films.labels), "patients": len(set(films.patients.tolist()))}
-    for name, row in found.items():
-        result[name] = {each: float(value[0]) for each, value in row.items()}
-        result[name] |= {
-            f"{each}_ci": np.percentile(values, (2.5, 97.5)).tolist() for each, values in spread[name].items()
-        }
-    return result
-
-
-def _figures(labels: Values, probability: Values, called: Values, times: Values) -> dict[str, Values]:
-    """Figures of k sets that hold the films as often as the rows of `times`, (k, n), say."""
-    positive = labels == 1
-    return {
-        "auc": metrics.aucs(probability, labels, times),
-        "sensitivity": (times @ (positive & called)) / (times @ positive),
-        "specificity": (times @ (~positive & ~called)) / (times @ ~positive),
-        "brier": (times @ (probability - labels) ** 2) / times.sum(axis=1),
-    }
-
-
 def _part(held: HoldOut, indices: Values, folds: int, fold: int) -> Values:
     """Some of the films' part number `fold`, grouped and stratified."""
     _, part = grouped_fold(held.films.labels[indices], held.groups[indices], folds, fold, seed=1)
@@ -233,9 +171,10 @@ def shown(report: dict[str, Any]) -> str:
             row = of[when]
             figures = ", ".join(
                 f"{name} {row[name]:+.3f} ({row[f'{name}_ci'][0]:+.3f} to {row[f'{name}_ci'][1]:+.3f})"
-                for name in ("auc", "sensitivity", "specificity", "brier")
+                for name in FIGURES
             )
             lines.append(f"  {when:<7} {figures}")
+    lines.append(verdict(report["first"]["change"], report["extra"]["change"]))
     return "\n".join(lines)
 
 
