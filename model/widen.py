@@ -39,10 +39,10 @@ from model.training.splits import grouped_fold
 from model.weights import WeightsError, default_weights
 
 GENTLE = replace(
-    Recipe(), sizes=(160, 160, 160), epochs=8, settle=3, rate=GENTLE_RATE, average=0.98, patience=8
+    Recipe(), sizes=(160, 160, 160), epochs=5, settle=2, rate=GENTLE_RATE, average=0.98, patience=8
 )
 """A tenth of a training: the network knows chests already, and 300 films are soon known by heart."""
-REPLAYED = 3
+REPLAYED = 2
 """Films of the first population for each of the second; without them the first is forgotten."""
 
 Values = npt.NDArray[Any]
@@ -91,8 +91,13 @@ def cross_validated(
     films = replace(held.films, planes=in_frame(start.locator, held.films.planes))
     known = np.flatnonzero(~held.extra & np.isin(np.arange(len(films)), held.training))
     old, new = held.validation[~held.extra[held.validation]], np.flatnonzero(held.extra)
-    before = _calibrated(start, logits_of(start.network, films.planes, recipe.sizes[-1], chosen)[:, 0])
-    after, called = np.full(len(films), np.nan), np.zeros(len(films), bool)
+    before, after, called = (
+        np.full(len(films), np.nan),
+        np.full(len(films), np.nan),
+        np.zeros(len(films), bool),
+    )
+    asked = np.concatenate([old, new])
+    before[asked] = _calibrated(start, _logits(start.network, films.at(asked), recipe, chosen))
     thresholds = []
     work.mkdir(parents=True, exist_ok=True)
     for fold in range(folds):

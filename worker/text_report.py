@@ -37,7 +37,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from service.core.header import described_by
-from service.core.population import sentence
+from service.core.population import compared
 from worker import codes, wording
 from worker.report_context import ImageResult, ReportContext
 from worker.structured_report import document, headers_of, leading_first, observer_context, place
@@ -139,7 +139,7 @@ def _told(
         # Lines, as OHIF 3.12 wraps no Finding and cuts it off.
         lines = wording.comments(image.result)
         if context.population is not None:
-            lines.append(sentence(described_by(image.source), context.population))
+            lines += [str(each) for each in compared(described_by(image.source), context.population)]
         item = _text(name, f"{called}: " + "\r\n".join(lines))
         reference = ImageContentItem(
             codes.SOURCE_OF_MEASUREMENT,

@@ -30,6 +30,7 @@ from service.core.heartbeat import ROLES, silent_roles
 from service.core.leases import STAGES, count_ready, oldest_ready_seconds
 from service.core.ledger import Ledger, now
 from service.core.live import Live
+from service.core.quality import Coverage, coverage
 from service.core.results import Finding
 from service.core.settings import Settings
 from service.core.states import DeliveryState, NoticeState, StudyState
@@ -78,6 +79,7 @@ class Drift:
 
     def __init__(self) -> None:
         self._found: Sequence[Change] = ()
+        self._coverage: Sequence[Coverage] = ()
         self._at: float | None = None
 
     def metrics(self, session: Session) -> Iterator[Metric]:
@@ -86,6 +88,7 @@ class Drift:
             end = now()
             since = end - timedelta(days=WATCHED_DAYS)
             self._found = drift(session, since, end, since - timedelta(days=REFERENCE_DAYS), since)
+            self._coverage = coverage(session, since, end)
             self._at = monotonic()
         text = "1 when the last week differs from the four before it, by what is watched"
         alerts = (([change.name], float(change.is_alert)) for change in self._found)
@@ -93,6 +96,16 @@ class Drift:
         text = "Population stability index of the last week against the four before it, 0 when empty"
         shifts = (([item.name], item.psi or 0.0) for item in self._found if item.ks is not None or item.psi)
         yield _gauge("hilum_drift_psi", text, ("watched",), shifts)
+        text = "Kolmogorov-Smirnov distance of the last week from the four before it, 0 when empty"
+        distances = (([item.name], item.ks or 0.0) for item in self._found if item.ks is not None or item.psi)
+        yield _gauge("hilum_drift_ks", text, ("watched",), distances)
+        text = "Share of the last week's studies outside of the range that the model was validated for"
+        shares = (
+            ([item.attribute], item.outside / item.studies)
+            for item in self._coverage
+            if item.validated and item.studies
+        )
+        yield _gauge("hilum_outside_validated_range", text, ("attribute",), shares)
 
 
 def registry(live: Live, ledger: Ledger) -> CollectorRegistry:

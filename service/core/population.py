@@ -78,7 +78,7 @@ class Described:
 class Comparison:
     """One attribute of a film beside the validated range, both in words; empty where there is nothing.
 
-    As text it is one of them, "view PA, validated for AP".
+    As text it is "view PA, validated for AP", and without a record of the validated films "sex M".
     """
 
     attribute: str
