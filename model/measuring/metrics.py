@@ -148,12 +148,7 @@ def intervals(
     """
     units = np.arange(len(labels)) if units is None else units
     parts = [_drawn(probability, labels, threshold, times) for times in draws(labels, units, resamples, seed)]
-    spread = {
-        name: [
-            float(edge) for edge in np.percentile(np.concatenate([each[name] for each in parts]), (2.5, 97.5))
-        ]
-        for name in parts[0]
-    }
+    spread = {name: _edges([each[name] for each in parts]) for name in parts[0]}
     truth, said, found = labels == 1, probability >= threshold, figures(probability, labels, threshold)
     judged_on = {"sensitivity": truth, "recall": truth, "specificity": ~truth, "precision": said}
     for name, judged in {"accuracy": np.ones_like(truth), **judged_on}.items():
@@ -171,17 +166,24 @@ def within(
     Returns
     -------
     dict
-        n, positives, auc (bootstrap interval, as `intervals`), sensitivity and specificity (Wilson's
-        intervals), each with `<name>_ci`; None where a class is missing.
+        n, positives, auc and brier (bootstrap intervals, as `intervals`), sensitivity, specificity, and
+        precision and npv at the share of pneumonias that these films have (Wilson's intervals), each with
+        `<name>_ci`; None where there is nothing to tell it from.
     """
     counts = confusion(probability >= threshold, labels)
     positives, normals = counts["tp"] + counts["fn"], counts["tn"] + counts["fp"]
-    area: dict[str, Any] = {"auc": None, "auc_ci": None}
+    area: dict[str, Any] = dict.fromkeys(("auc", "auc_ci", "brier", "brier_ci"))
+    if len(labels):
+        drawn = list(draws(labels, units, resamples, seed=0))
+        squared = (probability - labels) ** 2
+        area |= {
+            "brier": float(squared.mean()),
+            "brier_ci": _edges([times @ squared / times.sum(axis=1) for times in drawn]),
+        }
     if positives and normals:
-        drawn = [aucs(probability, labels, times) for times in draws(labels, units, resamples, seed=0)]
-        area = {
+        area |= {
             "auc": auc(probability, labels),
-            "auc_ci": [float(edge) for edge in np.percentile(np.concatenate(drawn), (2.5, 97.5))],
+            "auc_ci": _edges([aucs(probability, labels, times) for times in drawn]),
         }
     return {
         "n": len(labels),
@@ -189,6 +191,8 @@ def within(
         **area,
         **share("sensitivity", counts["tp"], positives),
         **share("specificity", counts["tn"], normals),
+        **share("precision", counts["tp"], counts["tp"] + counts["fp"]),
+        **share("npv", counts["tn"], counts["tn"] + counts["fn"]),
     }
 
 
@@ -260,6 +264,10 @@ def aucs(score: Values, labels: Values, times: Values) -> Values:
 
 def _bin(probability: Values) -> Values:
     return np.asarray(np.minimum((probability * BINS).astype(int), BINS - 1))
+
+
+def _edges(drawn: list[Values]) -> list[float]:
+    return [float(edge) for edge in np.percentile(np.concatenate(drawn), (2.5, 97.5))]
 
 
 def _share(part: Any, whole: Any) -> Any:
