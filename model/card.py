@@ -15,6 +15,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from model.measuring.comparison import MARGIN, verdict
+
 HERE = Path(__file__).parent
 EVIDENCE = HERE / "evidence"
 CARD = HERE / "card.md"
@@ -44,7 +46,9 @@ def render(evidence: Path = EVIDENCE) -> str:
     )
     environment.filters |= FILTERS
     measured = {path.stem: json.loads(path.read_text()) for path in sorted(evidence.glob("*.json"))}
-    return environment.get_template("card.md.j2").render(**measured, duration=duration)
+    return environment.get_template("card.md.j2").render(
+        **measured, duration=duration, verdict=verdict, margin=MARGIN
+    )
 
 
 def add(name: str, report: Path, evidence: Path = EVIDENCE) -> None:
