@@ -191,7 +191,7 @@ def described(header: Header) -> Described:
         header.patient_age_years,
         sex_of(header.subject.patient_sex),
         term(header.view_position, VIEW_POSITIONS),
-        scanner_of(header.manufacturer, header.manufacturer_model_name, header.station_name),
+        scanner_of(header.manufacturer, header.manufacturer_model_name),
     )
 
 
@@ -201,9 +201,7 @@ def described_by(dataset: Dataset) -> Described:
         _age_years(dataset),
         sex_of(_text(dataset, "PatientSex").upper()),
         term(_text(dataset, "ViewPosition").upper(), VIEW_POSITIONS),
-        scanner_of(
-            *(_text(dataset, name) for name in ("Manufacturer", "ManufacturerModelName", "StationName"))
-        ),
+        scanner_of(_text(dataset, "Manufacturer"), _text(dataset, "ManufacturerModelName")),
     )
 
 

@@ -103,15 +103,14 @@ def compared(film: Described, population: Population) -> Sequence[Comparison]:
     age = Beside.UNKNOWN
     if film.age_years is not None:
         age = Beside.INSIDE if low <= film.age_years < high + 1 else Beside.OUTSIDE
-    scanner = film.scanner.partition(_STATION)[0]
     return (
         Comparison("age", age_in_words(film.age_years), f"{low:g} to {high:g} Y", age),
         *(
-            Comparison(name, shown, ", ".join(among), _beside(value, among))
-            for name, value, shown, among in (
-                ("sex", film.sex, film.sex, population.sexes),
-                ("view", film.view, film.view, population.views),
-                ("scanner", scanner, film.scanner, population.scanners),
+            Comparison(name, value, ", ".join(among), _beside(value, among))
+            for name, value, among in (
+                ("sex", film.sex, population.sexes),
+                ("view", film.view, population.views),
+                ("scanner", film.scanner, population.scanners),
             )
         ),
     )
@@ -139,16 +138,16 @@ def sex_of(value: str) -> str:
     return value if value in SEXES else ""
 
 
-def scanner_of(manufacturer: str, model_name: str, station_name: str) -> str:
-    """Return how people of a site call an X-ray machine: "Philips DigitalDiagnost, XR1".
+def scanner_of(manufacturer: str, model_name: str) -> str:
+    """Return what kind of X-ray machine it was: "Philips DigitalDiagnost".
 
-    Manufacturer and model are what a validated set can name; Station Name tells two machines of one kind
-    apart, survives an exchanged detector (Detector ID does not), and is what rules speak of already.
+    That is what a validated set can name, and what the machine's maker writes. Station Name, which would tell
+    two machines of a kind apart, is typed by people and stays out of this table; their calling AE titles tell
+    them apart.
     """
-    words = [" ".join(each.split())[:64] for each in (manufacturer, model_name, station_name)]
+    maker, kind = (" ".join(each.split())[:64] for each in (manufacturer, model_name))
     # Some machines say their maker's name again in the name of the model.
-    made = words[1] if words[1].lower().startswith(words[0].lower()) and words[1] else " ".join(words[:2])
-    return _STATION.join(part for part in (made.strip(), words[2]) if part)
+    return kind if kind and kind.lower().startswith(maker.lower()) else f"{maker} {kind}".strip()
 
 
 def _beside(value: str, among: tuple[str, ...]) -> Beside:
@@ -157,6 +156,3 @@ def _beside(value: str, among: tuple[str, ...]) -> Beside:
     if not value:
         return Beside.UNKNOWN
     return Beside.INSIDE if value in among else Beside.OUTSIDE
-
-
-_STATION = ", "

@@ -242,10 +242,7 @@ def _beside(
         if not among:
             yield name, "", false(), unknown
             continue
-        inside = [column == each for each in among]
-        if name == "scanner":
-            inside += [column.startswith(f"{each}, ", autoescape=True) for each in among]
-        yield name, ", ".join(among), and_(not_(unknown), not_(or_(*inside))), unknown
+        yield name, ", ".join(among), and_(not_(unknown), column.not_in(among)), unknown
 
 
 def _answers(session: Session, since: datetime, until: datetime, by: By) -> tuple[list[Answer], Counter[str]]:

@@ -141,7 +141,7 @@ def _study(
             **{"says_chest": True, "flags": [], "lease_token": 1, "attempts": 1},
             "patient_age_years": number % 90,
             "patient_sex": "FMO"[number % 3],
-            "scanner": f"Maker DR-{number % 5}, ROOM{number % 7}",
+            "scanner": f"Maker DR-{number % 5}",
             **{f"image_{name}": chance.random() for name in ("mean", "deviation", "entropy", "clipped")},
         },
     )
