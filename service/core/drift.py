@@ -35,6 +35,8 @@ _FURTHEST = 10  # beyond ten times the gate's bound it does not matter by how mu
 _LOOKED_AT = 10_000
 IMAGES = ("image_mean", "image_deviation", "image_entropy", "image_clipped")
 """What is watched of the films' grey values, by their columns."""
+DISTRIBUTIONS = ("score", "gate_distance", *IMAGES)
+"""What has a PSI and a distance; all else is a rate."""
 Histogram = Mapping[int, int]
 
 
