@@ -93,7 +93,11 @@ class Context:
         with self.ledger.read() as session:
             row = models.reporting(session)
         assert row is not None, "taken up above"
-        return self.serving(row)
+        serving = self.serving(row)
+        if row.population is None:  # it was added before this was kept
+            with self.ledger.write() as session:
+                session.get_one(Model, row.id).population = population_of(serving.info).kept()
+        return serving
 
     def shadows(self) -> Sequence[Model]:
         """Rows of the models that run beside it."""

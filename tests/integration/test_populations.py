@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from fastapi.testclient import TestClient
 from pydicom import dcmread
-from sqlalchemy import inspect, select, text, update
+from sqlalchemy import inspect, null, select, text, update
 
 from service.api.app import create_app
 from service.core.ledger import _alembic_config, open_engine
@@ -92,19 +92,20 @@ def test_the_report_names_film_and_validated_range(context: Context, monkeypatch
     assert SAID in sr_of(context)
 
 
-def test_a_model_of_before_says_nothing_of_its_range(
+def test_a_model_of_before_says_nothing_of_its_range_until_it_is_asked_again(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    says(monkeypatch, 0.9)
-    context.model()
+    analysed(context, monkeypatch)
     with context.ledger.write() as session:
-        session.execute(update(Model).values(population=None))
-    receive(context, film(**CHILD))
-    work(context)
-    assert "validated range" not in sr_of(context)
-    uid = study(context).study_instance_uid
-    answer = client(context).get(f"/api/studies/{uid}", headers=bearer("viewer"))
-    assert answer.json()["instances"][0]["population"] == []
+        session.execute(update(Model).values(population=null()))
+    api, address = client(context), f"/api/studies/{study(context).study_instance_uid}"
+    (shown,) = api.get(address, headers=bearer("viewer")).json()["instances"]
+    assert shown["population"] == []
+    assert api.get("/api/statistics", headers=bearer("viewer")).json()["coverage"] == []
+    assert "is known once a worker has started" in api.get("/quality", headers=bearer("viewer")).text
+    Context.open(context.settings).model()
+    (shown,) = api.get(address, headers=bearer("viewer")).json()["instances"]
+    assert shown["population"][0]["validated"] == "1 to 5 Y"
 
 
 def test_api_and_page_show_both_and_no_patient(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
