@@ -1,8 +1,8 @@
 """Whether what comes and what is said of it has changed against a reference window, from sums of the ledger.
 
 Rates are counted of all studies. Distributions are told from histograms, and of a window of more than
-`_LOOKED_AT` studies every second, third, … is looked at: with 10,000 on one side chance moves a distribution
-by some 0.01, a tenth of what an alert needs, and a year costs no more than a month. An alert needs both a
+`_LOOKED_AT` studies every second, third, … is looked at: with 5,000 on one side chance moves a distribution
+by less than 0.02, a fifth of what an alert needs, and a year costs no more than a month. An alert needs both a
 change that matters and one that chance does not explain; both bounds stand in `BOUNDS`, and the fewest
 studies of a window in `FEWEST`.
 """
@@ -32,7 +32,7 @@ _TENTHS = 10
 _CELLS = 1000  # of a probability and of a grey value: KS and quantiles are exact to a thousandth
 _GATE_CELLS = 100  # to one of the gate's distance
 _FURTHEST = 10  # beyond ten times the gate's bound it does not matter by how much
-_LOOKED_AT = 10_000
+_LOOKED_AT = 5_000
 IMAGES = ("image_mean", "image_deviation", "image_entropy", "image_clipped")
 """What is watched of the films' grey values, by their columns."""
 DISTRIBUTIONS = ("score", "gate_distance", *IMAGES)
