@@ -1,9 +1,11 @@
 """An object's entry in the ledger: what it becomes there, and what its coming changes in its study.
 
-One transaction an object. What is new is inserted by its table: an object of the session costs three times as
-much, and nothing here asks for one again.
+What comes while a transaction is written shares the next one, and its wait for the disk. What is new is
+inserted by its table: an object of the session costs three times as much, and nothing here asks for it again.
 """
 
+import threading
+from collections import deque
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,7 +19,7 @@ from sqlalchemy.orm import Session
 from service.core import tally
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, says_chest
-from service.core.errors import OutOfResources
+from service.core.errors import HilumError, OutOfResources
 from service.core.header import STUDY_ATTRIBUTES, Header
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
@@ -99,8 +101,17 @@ class _CameBeforeError(Exception):
     """It came in a version that took other digests, by which its new bytes are to be compared."""
 
 
+class _Turn:
+    """An entry that waits to be written, and then what became of it."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.outcome: Outcome | None = None
+        self.fault: Exception | None = None
+
+
 class Recorder:
-    """Writes entries into the ledger."""
+    """Writes entries into the ledger, for any number of threads."""
 
     def __init__(self, ledger: Ledger, spool: Spool, settings: Settings, live: Live) -> None:
         self._ledger = ledger
@@ -108,6 +119,8 @@ class Recorder:
         self._quiet = timedelta(seconds=settings.study_quiet_seconds)
         self._longest = timedelta(seconds=settings.study_max_wait_seconds)
         self._live = live
+        self._waiting: deque[_Turn] = deque()
+        self._writing = threading.Lock()
 
     def record(self, entry: Entry) -> Outcome:
         """Write an entry, on disk when this returns.
@@ -116,7 +129,54 @@ class Recorder:
         ------
         OutOfResources
             When the files of its study are being removed.
+        SQLAlchemyError
+            When the ledger cannot be written now.
         """
+        turn = _Turn(entry)
+        self._waiting.append(turn)
+        with self._writing:
+            if turn.outcome is None and turn.fault is None:  # nobody else wrote it meanwhile
+                self._write_waiting()
+        if turn.fault is not None:
+            raise turn.fault
+        assert turn.outcome is not None
+        return turn.outcome
+
+    def _write_waiting(self) -> None:
+        turns = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            if len(turns) == 1 or not self._write_together(turns):
+                for turn in turns:
+                    self._write(turn)
+        except Exception as fault:  # the ledger is away, for all of them
+            for turn in turns:
+                if turn.outcome is None:
+                    turn.fault = turn.fault or fault
+
+    def _write_together(self, turns: list[_Turn]) -> bool:
+        """Write entries in one transaction; False when one of them stands in the way of the others."""
+        # Two processes lock the rows of studies in the same order.
+        turns = sorted(turns, key=lambda turn: turn.entry.header.study_instance_uid)
+        outcomes = []
+        try:
+            with self._ledger.write() as session:
+                for turn in turns:
+                    outcomes.append(self._record(session, turn.entry))
+                    session.flush()
+                    session.expire_all()
+        except (HilumError, IntegrityError, _CameBeforeError):
+            return False
+        for turn, outcome in zip(turns, outcomes, strict=True):
+            turn.outcome = outcome
+        return True
+
+    def _write(self, turn: _Turn) -> None:
+        try:
+            turn.outcome = self._alone(turn.entry)
+        except HilumError as fault:
+            turn.fault = fault
+
+    def _alone(self, entry: Entry) -> Outcome:
         for last_try in (False, False, False, True):
             try:
                 with self._ledger.write() as session:
