@@ -120,11 +120,17 @@ def _up(names: Iterable[str], silent: Iterable[str]) -> Iterator[tuple[list[str]
 
 
 def _studies(session: Session, _settings: Settings) -> Iterator[Metric]:
-    counted = select(Study.state, func.count()).where(Study.state.in_(_STATES)).group_by(Study.state)
+    counted = (
+        select(Study.state, func.count())
+        .where(Study.state.in_(_STATES), Study.backfill_id.is_(None))
+        .group_by(Study.state)
+    )
     found = dict(session.execute(counted).all())
     text = "Studies that are not reported yet, failed or are held, by state"
     yield _gauge("hilum_studies", text, ("state",), (([state], found.get(state, 0)) for state in _STATES))
-    oldest = session.scalar(select(func.min(Study.received_at)).where(Study.state.in_(_UNFINISHED)))
+    oldest = session.scalar(
+        select(func.min(Study.received_at)).where(Study.state.in_(_UNFINISHED), Study.backfill_id.is_(None))
+    )
     text = "Age of the oldest study that is not reported yet, 0 without any"
     yield _gauge("hilum_oldest_unfinished_seconds", text, (), [((), _age(oldest))])
     asking = session.scalar(select(func.count()).where(Study.attention.is_not(None))) or 0
@@ -172,7 +178,7 @@ def _destinations(session: Session, settings: Settings) -> Iterator[Metric]:
 
 
 def _silence(session: Session, settings: Settings) -> Iterator[Metric]:
-    newest = session.scalar(select(func.max(Study.received_at)))
+    newest = session.scalar(select(func.max(Study.received_at)).where(Study.backfill_id.is_(None)))
     begun = newest or session.scalar(select(Installation.created_at))
     moment = now()
     silent = worked(settings.hours, begun, moment, settings.zone).total_seconds() if begun else 0.0

@@ -216,7 +216,9 @@ def _oldest(session: Session) -> tuple[datetime, str] | None:
     study = select(Study.received_at, Study.study_instance_uid)
     # One query a state, so that each is a look into an index.
     found = [
-        session.execute(study.where(Study.state == state).order_by(Study.id).limit(1)).first()
+        session.execute(
+            study.where(Study.state == state, Study.backfill_id.is_(None)).order_by(Study.id).limit(1)
+        ).first()
         for state in _IN_WORK
     ]
     first = session.scalar(select(func.min(Outbox.id)).where(Outbox.state == DeliveryState.PENDING))
