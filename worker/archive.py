@@ -23,7 +23,7 @@ class ArchiveError(HilumError):
 
 @dataclass(frozen=True)
 class PastStudy:
-    """A study as an archive tells of it; what it does not tell is empty. Of its patient only this is taken."""
+    """A study as an archive tells of it; what it does not tell is empty."""
 
     study_instance_uid: str
     study_date: str
