@@ -520,6 +520,43 @@ def backfill_cancel(name: BackfillName) -> None:
     raise typer.Exit(change(load(), name, "cancel"))
 
 
+@backfill.command("report")
+def backfill_report(
+    name: BackfillName,
+    diagnoses: Annotated[
+        Path,
+        typer.Option(
+            help="A CSV with study_instance_uid or accession_number, and diagnosis or report_text; or a "
+            "folder of DICOM SRs."
+        ),
+    ],
+    rule: Annotated[
+        Path | None, typer.Option(help="What counts as pneumonia; without it the rule that ships.")
+    ] = None,
+    html: Html = None,
+    csv: Annotated[Path | None, typer.Option(help="A table of all studies.")] = None,
+    films: Annotated[int, typer.Option(min=0, help="Discordant films that the HTML shows.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Hold results against final diagnoses, and show the films on which they disagree."""
+    from service.commands.backfill.report import report
+
+    code = report(load(), name, diagnoses, rule, html=html, table=csv, most_films=films, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@backfill.command("rule")
+def backfill_rule(
+    rule: Annotated[
+        Path | None, typer.Argument(help="A rule to be checked; without it the one that ships.")
+    ] = None,
+) -> None:
+    """Print the rule by which diagnoses are read, to be copied and changed."""
+    from service.commands.backfill.report import print_rule
+
+    raise typer.Exit(print_rule(rule))
+
+
 @app.command()
 def purge(
     study: Annotated[str | None, typer.Option(help="Study Instance UID of a study to be erased.")] = None,

@@ -1,7 +1,6 @@
 """Back-fills from a real Orthanc: found, fetched behind what is sent, resumed after a kill, never sent."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ from sqlalchemy import func, select, update
 from service.core import backfill
 from service.core.backfill import Query
 from service.core.completion import conclude_due_studies
-from service.core.enqueue import _READY
-from service.core.leases import DECODE, claim_in_turn, count_ready, oldest_ready_seconds
 from service.core.ledger import now
 from service.core.settings import load
 from service.core.states import BackfillState, FetchState, StudyState
-from service.core.tables import Backfill, BackfillStudy, Instance, Outbox, Report, Study
+from service.core.tables import Backfill, BackfillStudy, Outbox, Report, Study
 from service.listener.scp import Listener
 from tests import factories, pipeline
 from tests.ledgers import migrated
