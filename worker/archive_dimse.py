@@ -30,7 +30,8 @@ _GET = StudyRootQueryRetrieveInformationModelGet
 _MOVE = StudyRootQueryRetrieveInformationModelMove
 _PENDING = (0xFF00, 0xFF01)
 _WARNING = 0xB000
-_OUT_OF_RESOURCES = 0xA700
+# Cancelled (Orthanc's word for it), out of resources, and a warning.
+_CUT = (0xFE00, 0xA700, 0xB000)
 _UNKNOWN_DESTINATION = 0xA801
 _DAY = 24 * 60
 # A film may come from a tape: between two signs of life of a retrieval.
@@ -106,7 +107,8 @@ class DimseArchive:
         Many archives give so many answers and no more, most of them without a word. So a day with a great or
         a round number of them is asked for again in halves, down to minutes.
         """
-        found, is_cut = self._studies(date, modality, 0, _DAY)
+        told = self._ask(date, modality, 0, _DAY)
+        found, is_cut = self._studies(date, modality, 0, _DAY, told)
         return list(found.values()), is_cut
 
     def series(self, study_instance_uid: str) -> list[PastSeries]:
@@ -190,29 +192,31 @@ class DimseArchive:
         self._taken += 1
         return 0x0000
 
-    def _studies(self, date: str, modality: str, begin: int, end: int) -> tuple[dict[str, PastStudy], bool]:
+    def _studies(
+        self, date: str, modality: str, begin: int, end: int, told: tuple[dict[str, PastStudy], bool]
+    ) -> tuple[dict[str, PastStudy], bool]:
+        """Return all studies of a part of a day, from what the archive `told` of it; see `studies`."""
+        found, is_cut = told
+        if not is_cut or end - begin <= 1:
+            return told
+        middle = (begin + end) // 2
+        halves = [(part, self._ask(date, modality, *part)) for part in ((begin, middle), (middle, end))]
+        if all(set(half) == set(found) for _, (half, _) in halves):
+            return told  # it takes no notice of the time
+        is_cut = False
+        for part, half in halves:
+            more, is_half_cut = self._studies(date, modality, *part, half)
+            found, is_cut = found | more, is_cut or is_half_cut
+        return found, is_cut
+
+    def _ask(self, date: str, modality: str, begin: int, end: int) -> tuple[dict[str, PastStudy], bool]:
+        """Return what the archive tells of a part of a day, and whether there may be more."""
         query = _identifier("STUDY", StudyDate=date, ModalitiesInStudy=modality)
         query.StudyTime = "" if (begin, end) == (0, _DAY) else _times(begin, end)
         query.StudyInstanceUID = query.PatientBirthDate = ""
         answers, is_cut = self._find(query)
         found = {study.study_instance_uid: study for study in _past(answers, modality)}
-        is_cut = is_cut or _is_suspicious(len(answers))
-        if not is_cut or end - begin <= 1:
-            return found, is_cut
-        middle = (begin + end) // 2
-        parts = [self._studies_once(date, modality, *part) for part in ((begin, middle), (middle, end))]
-        if all(set(part) == set(found) for part in parts):
-            return found, True  # it takes no notice of the time
-        for part in ((begin, middle), (middle, end)):
-            more, cut = self._studies(date, modality, *part)
-            found |= more
-            is_cut = is_cut and cut
-        return found, is_cut
-
-    def _studies_once(self, date: str, modality: str, begin: int, end: int) -> dict[str, PastStudy]:
-        query = _identifier("STUDY", StudyDate=date, ModalitiesInStudy=modality, StudyTime=_times(begin, end))
-        query.StudyInstanceUID = query.PatientBirthDate = ""
-        return {study.study_instance_uid: study for study in _past(self._find(query)[0], modality)}
+        return found, is_cut or _is_suspicious(len(answers))
 
     def _find(self, query: Dataset) -> tuple[list[Dataset], bool]:
         """Return what is found, and whether the archive says that there is more."""
@@ -226,7 +230,7 @@ class DimseArchive:
                 code = int(status.Status)
                 if code in _PENDING:
                     found += [] if item is None else [item]
-                elif code == _OUT_OF_RESOURCES and found:
+                elif found and code in _CUT:
                     return found, True
                 elif code != 0x0000:
                     raise ArchiveError(f"{self._name} answered {code:04X} to a query")

@@ -64,7 +64,7 @@ def test_past_films_are_compared_with_final_diagnoses_after_a_kill_and_nothing_r
         assert said["apart"] == {"no final diagnosis": 1}
         assert said["unmatched"] == ["line 9"]
         html = page.read_text()
-        assert html.count("<section class=\"case\"") == said["discordant"] > 0
+        assert html.count('<section class="case"') == said["discordant"] > 0
         assert html.count("data:image/jpeg;base64,") == 2 * said["discordant"]
         assert "Research use only, not for diagnosis" in html
         assert "Test^" not in html
