@@ -19,8 +19,8 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
 from sqlalchemy import Select, bindparam, or_, select
 
-from service.core.leases import IN_ORDER, STAGES, Stage, live_waits, of_backfill, ready
-from service.core.ledger import Ledger, now
+from service.core.leases import IN_ORDER, STAGES, Stage, live_waits, moments, of_backfill, ready
+from service.core.ledger import Ledger
 from service.core.tables import UtcDateTime
 
 # More hints than this in a queue tell a worker nothing new: each task leases a batch.
@@ -92,7 +92,7 @@ class Enqueuer:
         waiting: dict[str, list[int]] = defaultdict(list)
         with self._ledger.read() as session:
             for queue, query in _READY:
-                waiting[queue] += session.scalars(query, {"moment": now()})
+                waiting[queue] += session.scalars(query, moments())
         try:
             for queue, rows in waiting.items():
                 if rows:
@@ -107,7 +107,7 @@ def _ready(stage: Stage) -> Select[Any]:
     moment = bindparam("moment", type_=UtcDateTime)
     query = select(stage.table.id).where(ready(stage, moment))
     if stage in IN_ORDER:
-        query = query.where(or_(~of_backfill(stage), ~live_waits(moment)))
+        query = query.where(or_(~of_backfill(stage), ~live_waits(bound=True)))
     return query.order_by(stage.table.ready_at, stage.table.id).limit(_DEPTH)
 
 

@@ -13,12 +13,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psutil
 import structlog
-from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -49,6 +49,7 @@ from service.core.tables import (
     Revision,
     Shadow,
     Study,
+    UtcDateTime,
 )
 
 LEASE_SECONDS = 30.0
@@ -208,13 +209,19 @@ def of_backfill(stage: Stage) -> ColumnElement[bool]:
     return query.correlate(table)
 
 
-def live_waits(moment: Any = None) -> ColumnElement[bool]:
+def live_waits(*, bound: bool = False) -> ColumnElement[bool]:
     """Return whether something that was sent here waits for its turn between its coming and its report.
 
-    What somebody works on just now waits too; what is tried again later does not.
+    What somebody works on just now waits too, and so does a study that is due soon; what is tried again later
+    does not. `bound`: its moments are bound parameters, which `moments` gives.
     """
-    moment = now() if moment is None else moment
+    given: dict[str, Any] = (
+        {name: bindparam(name, type_=UtcDateTime) for name in moments()} if bound else moments()
+    )
+    moment = given["moment"]
+    due = (Study.due_at <= given["soon"]) & (Study.due_at > given["long_ago"])
     return or_(
+        exists().where(due, Study.backfill_id.is_(None)).correlate(None),
         *(
             exists()
             .where(
@@ -225,8 +232,21 @@ def live_waits(moment: Any = None) -> ColumnElement[bool]:
             )
             .correlate(None)
             for stage in _TO_REPORT
-        )
+        ),
     )
+
+
+def moments() -> dict[str, datetime]:
+    """Return the moments by which work is ready, and between which a study is due soon.
+
+    What would be begun now is done in half a second; a study that is long due has a trouble of its own.
+    """
+    moment = now()
+    return {
+        "moment": moment,
+        "soon": moment + timedelta(seconds=0.5),
+        "long_ago": moment - timedelta(seconds=10),
+    }
 
 
 def claim_live_first(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:

@@ -22,6 +22,7 @@ from service.core.leases import (
     claim_in_turn,
     claim_live_first,
     count_ready,
+    moments,
     release,
 )
 from service.core.ledger import now
@@ -197,7 +198,7 @@ def send(context: Context, *films: Dataset, originator: str = "") -> None:
 def hints(context: Context, stage: Stage) -> int:
     queries = [query for item, query in zip(STAGES, _READY, strict=True) if item is stage]
     with context.ledger.read() as session:
-        return len(session.scalars(queries[0][1], {"moment": now()}).all())
+        return len(session.scalars(queries[0][1], moments()).all())
 
 
 def test_what_is_sent_overtakes_what_is_fetched_at_every_stage(opened: Opened) -> None:
