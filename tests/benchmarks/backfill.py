@@ -28,9 +28,16 @@ _FIRST = date(2024, 1, 1)
 _DAYS = 50
 
 
-def film(path: Path, number: int, day: date) -> Dataset:
-    """Return a CR film of a child of three with the pixels of a JPEG file."""
-    pixels = np.asarray(Image.open(path).convert("L"), np.uint8)
+def film(path: Path, number: int, day: date, side: int = 0) -> Dataset:
+    """Return a CR film of a child of three with the pixels of a JPEG file, in 12 bits.
+
+    `side`: its long side is made as long as this, as that of a film; 0 leaves the picture as it is.
+    """
+    picture = Image.open(path).convert("L")
+    if side:
+        scale = side / max(picture.size)
+        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    pixels = np.asarray(picture, np.uint16) << 4
     written = factories.computed_film(
         f"bench-{number}",
         study=f"bench-{number}",
@@ -44,12 +51,8 @@ def film(path: Path, number: int, day: date) -> Dataset:
     )
     written.PhotometricInterpretation = "MONOCHROME2"
     written.Rows, written.Columns = pixels.shape
-    written.BitsAllocated = written.BitsStored = 8
-    written.HighBit = 7
-    written.WindowCenter, written.WindowWidth = "128", "256"
-    content = pixels.tobytes()
-    written["PixelData"].VR = "OB"
-    written.PixelData = content + b"\0" * (len(content) % 2)
+    written.WindowCenter, written.WindowWidth = "2048", "4096"
+    written.PixelData = pixels.astype("<u2").tobytes()
     return written
 
 
@@ -69,6 +72,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=500)
     parser.add_argument("--live", type=int, default=20, help="live films of each kind")
     parser.add_argument("--quiet", type=float, default=2.0, help="HILUM_STUDY_QUIET_SECONDS")
+    parser.add_argument("--side", type=int, default=1600, help="long side of a film in pixels; 0: as it is")
     given = parser.parse_args()
     files = sorted(path for kind in ("NORMAL", "PNEUMONIA") for path in (given.data / kind).glob("*.jp*g"))
     chosen = random.Random(0).sample(files, given.films + 2 * given.live + 2)
@@ -79,13 +83,17 @@ def main() -> None:
         folder = Path(place)
         table = ["study_instance_uid,diagnosis"]
         for number, path in enumerate(chosen[: given.films]):
-            made = film(path, number, _FIRST + timedelta(days=number % _DAYS))
+            made = film(path, number, _FIRST + timedelta(days=number % _DAYS), given.side)
             written = factories.write(made, folder)
             orthanc.store(written)
             written.unlink()
             table.append(f"{made.StudyInstanceUID},{path.parent.name}")
-        live = [film(path, 10**6 + n, date(2026, 1, 15)) for n, path in enumerate(chosen[given.films :])]
+        live = [
+            film(path, 10**6 + n, date(2026, 1, 15), given.side)
+            for n, path in enumerate(chosen[given.films :])
+        ]
         paths = [factories.write(item, folder / "live") for item in live]
+        megabytes = paths[0].stat().st_size / 1e6
         with Gateway(
             destinations=f"PACS={orthanc.destination}", study_quiet_seconds=given.quiet, min_free_bytes=0
         ) as hilum:

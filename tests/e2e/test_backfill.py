@@ -28,11 +28,19 @@ def test_past_films_are_compared_with_final_diagnoses_after_a_kill_and_nothing_r
         for film in films:
             orthanc.store(film)
         stored = set(orthanc.stored())
-        hilum = gateway(destinations=f"PACS={orthanc.destination}", min_free_bytes=0)
+        armed = tmp_path / "failpoint"
+        hilum = gateway(
+            destinations=f"PACS={orthanc.destination}", min_free_bytes=0, failpoint=armed, timezone="UTC"
+        )
 
+        armed.write_text("backfill.searched")
         started = hilum.run("backfill", "start", "children", "--from", _DAY, "--age", "1-5", "--rate", "240")
         assert started.returncode == 0, started.stderr
         assert "withheld" in started.stderr
+        for name in ("receive.kept", "backfill.fetched"):
+            eventually(lambda: not armed.exists(), 60, "the process that fetches died")
+            armed.write_text(name)
+        eventually(lambda: not armed.exists(), 60, "the process that fetches died")
         eventually(lambda: len(hilum.studies()) >= 2, 60, "the first studies come")
         hilum.kill()
         hilum.restart()

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.commands.console import console, user
 from service.core import backfill
+from service.core.audit import Audit
 from service.core.backfill import Query
 from service.core.errors import ConfigurationError
 from service.core.hours import Hours
@@ -61,6 +62,7 @@ def start(
             hours=hours,
         )
         said = f"back-fill {name}: {query}, from {found.source}"
+    Audit(settings, "backfill").configured(user(), said)
     sent = "results are sent to destinations" if delivers else "results are withheld from all destinations"
     sys.stderr.write(f"{said}; {sent}\n")
     return watch(ledger, name) if wait else 0
