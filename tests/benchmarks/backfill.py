@@ -124,7 +124,8 @@ def main() -> None:
         sent = len(orthanc.studies()) - given.films
     idle, busy = (statistics.median(seconds[name]) for name in ("paused", "running"))
     print(
-        f"load average {psutil.getloadavg()[0]:.1f}, quiet time {given.quiet:g} s, {given.live} films of each"
+        f"load average {psutil.getloadavg()[0]:.1f}, quiet time {given.quiet:g} s, "
+        f"{given.live} films of each, {megabytes:.1f} MB a film"
     )
     for name, values in seconds.items():
         spread = f"{min(values):.2f} to {max(values):.2f}"
