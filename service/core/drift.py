@@ -177,11 +177,16 @@ def cell_of(session: Session, value: Any, cells: int) -> ColumnElement[int]:
     return cast(func.floor(scaled) if session.get_bind().dialect.name == "postgresql" else scaled, Integer)
 
 
+def _within(since: datetime, until: datetime) -> ColumnElement[bool]:
+    """Return the condition for studies that were sent here in a window: back-fills bring another time's."""
+    return (Study.received_at >= since) & (Study.received_at < until) & Study.backfill_id.is_(None)
+
+
 def _scores(session: Session, since: datetime, until: datetime) -> Histogram:
     cell = cell_of(session, Study.probability, _CELLS).label("cell")
     query = (
         select(cell, func.count())
-        .where(Study.received_at >= since, Study.received_at < until, Study.probability.is_not(None))
+        .where(_within(since, until), Study.probability.is_not(None))
         .group_by("cell")
     )
     return {min(found, _CELLS - 1): count for found, count in session.execute(query)}
@@ -190,7 +195,7 @@ def _scores(session: Session, since: datetime, until: datetime) -> Histogram:
 def _findings(session: Session, since: datetime, until: datetime) -> dict[str, int]:
     query = (
         select(Study.finding, func.count())
-        .where(Study.received_at >= since, Study.received_at < until, Study.finding.is_not(None))
+        .where(_within(since, until), Study.finding.is_not(None))
         .group_by(Study.finding)
     )
     return {finding or "": count for finding, count in session.execute(query)}
@@ -207,7 +212,7 @@ def _distances(session: Session, since: datetime, until: datetime) -> Histogram:
         .select_from(Study)
         .join(Instance, Instance.study_id == Study.id)
         .join(Analysis, Analysis.instance_id == Instance.id)
-        .where(Study.received_at >= since, Study.received_at < until, Analysis.gate_distance.is_not(None))
+        .where(_within(since, until), Analysis.gate_distance.is_not(None))
         .group_by("cell")
     )
     return {int(found): count for found, count in session.execute(query)}

@@ -46,6 +46,7 @@ _TOLD = {
     "quarantined": NoticeKind.QUARANTINED,
     "unconfirmed": NoticeKind.UNCONFIRMED,
 }
+_NOT_TOLD_OF_PAST = {NoticeKind.POSITIVE, NoticeKind.FAILED, NoticeKind.HELD, NoticeKind.QUARANTINED}
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"}
 
 
@@ -179,7 +180,10 @@ def when_committed(session: Session, call: Callable[[], None]) -> None:
 
 
 def record_event(session: Session, study: Study | int, kind: str, detail: str = "") -> None:
-    """Write one line of a study's history; `detail` never names a patient."""
+    """Write one line of a study's history; `detail` never names a patient.
+
+    Nobody is told of what a back-fill fetched, but of what becomes of its deliveries.
+    """
     study_id, moment = study if isinstance(study, int) else study.id, now()
     # By its table: nobody asks the session for an event, and many are written.
     session.connection().execute(
@@ -188,7 +192,8 @@ def record_event(session: Session, study: Study | int, kind: str, detail: str = 
     )
     positive = kind == "reported" and isinstance(study, Study) and study.finding == Finding.PRESENT
     told = NoticeKind.POSITIVE if positive else _TOLD.get(kind)
-    if told is not None:
+    past = isinstance(study, Study) and study.backfill_id is not None
+    if told is not None and not (past and told in _NOT_TOLD_OF_PAST):
         session.add(Occurrence(study_id=study_id, at=moment, kind=told, detail=detail))
 
 

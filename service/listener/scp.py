@@ -318,6 +318,7 @@ def _arrival(event: Event) -> Arrival:
         # pynetdicom's own file, without `service.listener.upper`, has neither.
         head=getattr(file, "head", None),
         digest=getattr(file, "digest", None),
+        move_originator=str(request.MoveOriginatorApplicationEntityTitle or "").strip(),
     )
     if arrival.sop_class_uid != str(event.context.abstract_syntax):
         arrival.path.unlink(missing_ok=True)

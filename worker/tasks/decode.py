@@ -117,8 +117,9 @@ def _record(
     study: Study,
     prepared: Prepared,
 ) -> None:
-    tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
-    if prepared.film is None:
+    if study.backfill_id is None:
+        tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
+    if prepared.film is None and study.backfill_id is None:
         why = tally.reason_class(prepared.reason)
         tally.add(tally.FILMS, InstanceState.NOT_ANALYSED, why, session=session)
     instance.flags, instance.last_error = list(prepared.flags), None

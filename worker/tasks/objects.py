@@ -95,6 +95,8 @@ class Job:
         Where readers say what they think of the result; empty without a public address.
     identity
         Patient and order as an archive names them, by keyword, where that is not what the images say.
+    withheld
+        Whether nothing is built and sent: a back-fill fetched the study (`service.core.backfill`).
     """
 
     study_instance_uid: str
@@ -116,6 +118,7 @@ class Job:
     superseded: tuple[Superseded, ...]
     routed: frozenset[str] | None
     feedback_url: str
+    withheld: bool = False
 
 
 @dataclass(frozen=True)
