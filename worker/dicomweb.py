@@ -56,6 +56,8 @@ class DICOMwebPeer:
         against the machine's own.
     longest_seconds
         Bound of one exchange, however busy.
+    longest_answer_bytes
+        Bound of one answer.
 
     Raises
     ------
@@ -63,10 +65,16 @@ class DICOMwebPeer:
         When its credentials or a file of its TLS can't be read.
     """
 
-    def __init__(self, destination: Destination, longest_seconds: float = _LONGEST_SECONDS) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        longest_seconds: float = _LONGEST_SECONDS,
+        longest_answer_bytes: int = _LONGEST_ANSWER_BYTES,
+    ) -> None:
         self._url = destination.url.rstrip("/")
         self._address = f"{destination.name} at {destination.host}:{destination.port}"
         self._longest_seconds = longest_seconds
+        self._longest_answer_bytes = longest_answer_bytes
         self._takes_parameter = True
         self._overdue = False
         self._connection: socket.socket | None = None
@@ -136,7 +144,7 @@ class DICOMwebPeer:
             When it can't be reached.
         """
         wanted = {"StudyInstanceUID": study_instance_uid, "includefield": "IssuerOfPatientID"}
-        return attributes(self._search("/studies", wanted) or [], study_instance_uid)
+        return attributes(self.search("/studies", wanted) or [], study_instance_uid)
 
     def holds(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> bool | None:
         """Return whether the destination holds an instance; None when it can't say.
@@ -147,7 +155,7 @@ class DICOMwebPeer:
             When it can't be reached.
         """
         series = f"/studies/{study_instance_uid}/series/{series_instance_uid}/instances"
-        found = self._search(series, {"SOPInstanceUID": sop_instance_uid})
+        found = self.search(series, {"SOPInstanceUID": sop_instance_uid})
         return None if found is None else sop_instance_uid in sop_instance_uids(found)
 
     def retrieve(
@@ -158,7 +166,7 @@ class DICOMwebPeer:
         Raises
         ------
         TransientDelivery
-            When it can't be reached, or answers more than a megabyte.
+            When it can't be reached, or answers at too great a length.
         """
         path = f"/studies/{study_instance_uid}/series/{series_instance_uid}/instances/{sop_instance_uid}"
         wanted = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -167,8 +175,14 @@ class DICOMwebPeer:
             return None
         return only_part(media_type, content)
 
-    def _search(self, path: str, query: Mapping[str, str]) -> list[Any] | None:
-        """Return the matches of a search, None when it is not answered."""
+    def search(self, path: str, query: Mapping[str, str]) -> list[Any] | None:
+        """Return the matches of a search by QIDO-RS, None when it is not answered.
+
+        Raises
+        ------
+        TransientDelivery
+            When it can't be reached.
+        """
         code, media_type, content = self._exchange("GET", path, params=query)
         if code in _BUSY:
             raise TransientDelivery(f"{self._address} answered HTTP {code}")
@@ -231,7 +245,7 @@ class DICOMwebPeer:
                 content = bytearray()
                 for chunk in answer.iter_raw(_CHUNK):
                     content += chunk
-                    if len(content) > _LONGEST_ANSWER_BYTES:
+                    if len(content) > self._longest_answer_bytes:
                         raise TransientDelivery(f"{self._address} answered at too great a length")
                 return answer.status_code, answer.headers.get("content-type", ""), bytes(content)
         except (httpx.HTTPError, httpx.InvalidURL) as fault:

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from email.parser import BytesParser
-from email.policy import HTTP
+from email.message import Message
 from typing import Any
 from xml.etree import ElementTree
 
@@ -25,11 +24,21 @@ def store_response(media_type: str, content: bytes) -> dict[str, Any] | None:
 
 
 def only_part(media_type: str, content: bytes) -> bytes | None:
-    """Return the one part of a multipart answer (PS3.18 8.6.1.2); None when it is something else."""
-    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {media_type}\r\n\r\n".encode() + content)
-    parts = list(message.iter_parts()) if message.is_multipart() else []
-    found = parts[0].get_content() if len(parts) == 1 else None
-    return found if isinstance(found, bytes) else None
+    """Return the one part of a multipart answer (PS3.18 8.6.1.2); None when it is something else.
+
+    Cut out as it is: a film has megabytes, and parsers of mails look at every line.
+    """
+    head = Message()
+    head["Content-Type"] = media_type
+    boundary = head.get_boundary()
+    if head.get_content_maintype() != "multipart" or not boundary:
+        return None
+    delimiter = f"--{boundary}".encode("latin-1", "replace")
+    begin = content.find(b"\r\n\r\n", content.find(delimiter)) + 4
+    end = content.rfind(b"\r\n" + delimiter + b"--")
+    if delimiter not in content[: begin - 4] or not 4 <= begin <= end:
+        return None
+    return None if content.find(b"\r\n" + delimiter, begin, end) >= 0 else content[begin:end]
 
 
 def failure_in(response: dict[str, Any]) -> int | None:
@@ -63,14 +72,14 @@ def matches(code: int, media_type: str, content: bytes) -> list[Any] | None:
 def attributes(found: Iterable[Any], study_instance_uid: str) -> dict[str, str] | None:
     """Return the patient's and the order's attributes of the match that is this study, None without it."""
     for match in found:
-        if _text(match, "StudyInstanceUID") == study_instance_uid:
-            return trusted([{keyword: _text(match, keyword) for keyword in IDENTITY}])
+        if text_of(match, "StudyInstanceUID") == study_instance_uid:
+            return trusted([{keyword: text_of(match, keyword) for keyword in IDENTITY}])
     return None
 
 
 def sop_instance_uids(found: Iterable[Any]) -> set[str]:
     """Return the SOP Instance UIDs of the matches."""
-    return {_text(match, "SOPInstanceUID") for match in found}
+    return {text_of(match, "SOPInstanceUID") for match in found}
 
 
 def _json(content: bytes) -> Any:
@@ -123,7 +132,13 @@ def _numbers(items: Iterable[Any], keyword: str) -> Iterator[int]:
                 continue
 
 
-def _text(attributes: Any, keyword: str) -> str:
+def texts_of(attributes: Any, keyword: str) -> list[str]:
+    """Return the values of an attribute of a match, as text."""
+    return [str(value).strip() for value in _values(attributes, keyword) if value is not None]
+
+
+def text_of(attributes: Any, keyword: str) -> str:
+    """Return the first value of an attribute of a match, empty without any."""
     value = next(iter(_values(attributes, keyword)), None)
     if isinstance(value, dict):
         groups = [str(value.get(group) or "") for group in _PERSON_NAME_GROUPS]

@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from service.api import actions, schemas, status
 from service.api.access import Access
 from service.api.actions import StudyUID
+from service.api.backfills import backfills
 from service.api.dicomweb.routes import dicomweb_routes
 from service.api.feed import Feed
 from service.api.feedback import api_routes
@@ -153,15 +154,17 @@ def _api(live: Live, ledger: Ledger, feed: Feed) -> APIRouter:
         since: Moment | None = None,
         until: Moment | None = None,
         feedback: status.FeedbackFilter | None = None,
+        backfilled: bool | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     ) -> schemas.StudyList:
         """List studies, newest first; `attention`: those that need a person, or those that do not.
 
         `feedback`: `to_review`, negatives that readers are asked to review and nobody has; `none`, results
-        that nobody has said anything of; `given`; or what somebody says of them.
+        that nobody has said anything of; `given`; or what somebody says of them. `backfilled`: those that a
+        back-fill fetched, or those that were sent.
         """
-        wanted = status.Wanted(state, finding, attention, since, until, feedback)
+        wanted = status.Wanted(state, finding, attention, since, until, feedback, backfilled)
         with ledger.read() as session:
             listed = status.list_studies(session, wanted, limit, cursor)
         return schemas.StudyList.of(listed.studies, listed.older)
@@ -191,6 +194,12 @@ def _api(live: Live, ledger: Ledger, feed: Feed) -> APIRouter:
                 models=[schemas.RegisteredModelOut.model_validate(model) for model in models.every(session)],
                 changes=[schemas.ModelChangeOut.model_validate(item) for item in models.changes(session)],
             )
+
+    @router.get("/api/backfills", dependencies=_READER)
+    def every_backfill() -> list[schemas.BackfillOut]:
+        """Return the newest back-fills: what they look for, and how far they are."""
+        with ledger.read() as session:
+            return backfills(session)
 
     @router.get("/api/events", dependencies=_READER, response_class=StreamingResponse, responses=_STREAM)
     def events(

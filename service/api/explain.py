@@ -217,6 +217,12 @@ def _reported(
         return _pending(pending, situation, zone)
     if any(item.state in _DONE for item in living):
         return _there(study, living)
+    if study.backfilled and not current:
+        return Answer(
+            "none",
+            "A result is here and is sent nowhere: a back-fill fetched this study.",
+            ["It becomes one like all others, reported and delivered, as soon as somebody sends it."],
+        )
     if study.result is not None and study.result.finding == Finding.NOT_ANALYSED:
         return _not_analysed(study)
     if not destinations:

@@ -24,6 +24,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.core import certificates, models, tally
+from service.core.backfill import in_flight
 from service.core.circuits import away
 from service.core.drift import DISTRIBUTIONS, REFERENCE_DAYS, WATCHED_DAYS, Change, drift
 from service.core.heartbeat import ROLES, silent_roles
@@ -33,8 +34,17 @@ from service.core.live import Live
 from service.core.quality import Coverage, coverage
 from service.core.results import Finding
 from service.core.settings import Settings
-from service.core.states import DeliveryState, NoticeState, StudyState
-from service.core.tables import Heartbeat, Installation, Notice, Outbox, Report, Study
+from service.core.states import BackfillState, DeliveryState, FetchState, NoticeState, StudyState
+from service.core.tables import (
+    Backfill,
+    BackfillStudy,
+    Heartbeat,
+    Installation,
+    Notice,
+    Outbox,
+    Report,
+    Study,
+)
 from service.core.working_hours import worked
 
 # Each of these goes on to another one, or waits for a person.
@@ -55,7 +65,7 @@ class LedgerCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         settings = self._live.settings
         with self._ledger.read() as session:
-            for part in (_studies, _queues, _deliveries, _destinations, _silence, _roles, _notices, _models):
+            for part in _PARTS:
                 yield from part(session, settings)
             yield from self._drift.metrics(session)
             sums = tally.read(session)
@@ -134,14 +144,21 @@ def _up(names: Iterable[str], silent: Iterable[str]) -> Iterator[tuple[list[str]
 
 
 def _studies(session: Session, _settings: Settings) -> Iterator[Metric]:
-    counted = select(Study.state, func.count()).where(Study.state.in_(_STATES)).group_by(Study.state)
+    counted = (
+        select(Study.state, func.count())
+        .where(Study.state.in_(_STATES), Study.backfill_id.is_(None))
+        .group_by(Study.state)
+    )
     found = dict(session.execute(counted).all())
     text = "Studies that are not reported yet, failed or are held, by state"
     yield _gauge("hilum_studies", text, ("state",), (([state], found.get(state, 0)) for state in _STATES))
-    oldest = session.scalar(select(func.min(Study.received_at)).where(Study.state.in_(_UNFINISHED)))
+    oldest = session.scalar(
+        select(func.min(Study.received_at)).where(Study.state.in_(_UNFINISHED), Study.backfill_id.is_(None))
+    )
     text = "Age of the oldest study that is not reported yet, 0 without any"
     yield _gauge("hilum_oldest_unfinished_seconds", text, (), [((), _age(oldest))])
-    asking = session.scalar(select(func.count()).where(Study.attention.is_not(None))) or 0
+    asks = Study.attention.is_not(None), Study.backfill_id.is_(None)
+    asking = session.scalar(select(func.count()).where(*asks)) or 0
     yield _gauge("hilum_attention", "Studies that ask for a person's attention", (), [((), asking)])
 
 
@@ -186,7 +203,7 @@ def _destinations(session: Session, settings: Settings) -> Iterator[Metric]:
 
 
 def _silence(session: Session, settings: Settings) -> Iterator[Metric]:
-    newest = session.scalar(select(func.max(Study.received_at)))
+    newest = session.scalar(select(func.max(Study.received_at)).where(Study.backfill_id.is_(None)))
     begun = newest or session.scalar(select(Installation.created_at))
     moment = now()
     silent = worked(settings.hours, begun, moment, settings.zone).total_seconds() if begun else 0.0
@@ -222,6 +239,28 @@ def _models(session: Session, _settings: Settings) -> Iterator[Metric]:
         labels = {"name": model.name, "version": model.version, "sha256": model.sha256}
         info.add_metric([], {**labels, "role": model.role or ""})
     yield info
+
+
+def _backfills(session: Session, _settings: Settings) -> Iterator[Metric]:
+    """Yield how far back-fills are that still run: nobody fetches for the others."""
+    rows = session.execute(
+        select(BackfillStudy.state, func.count())
+        .join(Backfill, Backfill.id == BackfillStudy.backfill_id)
+        .where(Backfill.state.in_((BackfillState.RUNNING, BackfillState.PAUSED)))
+        .group_by(BackfillStudy.state)
+    ).all()
+    found = dict(iter(rows))
+    text = "Studies of back-fills that are not done, by what became of them on their way here"
+    values = (([state], found.get(state, 0)) for state in FetchState)
+    yield _gauge("hilum_backfill_studies", text, ("state",), values)
+    text = "Studies that back-fills fetched and that have no result yet"
+    yield _gauge("hilum_backfill_in_flight", text, (), [((), in_flight(session))])
+
+
+_PARTS = (
+    *(_studies, _queues, _deliveries, _destinations, _silence, _roles, _notices, _models),
+    _backfills,
+)
 
 
 def _disk(settings: Settings) -> Iterator[Metric]:

@@ -125,11 +125,41 @@ class FeedbackOut(BaseModel):
     current: bool
 
 
+class BackfillOut(BaseModel):
+    """One back-fill and how far it is.
+
+    `studies` is by what became of them on their way here, `searched_to` the next day to be searched, null
+    when all were. Of what was fetched: `in_work`, `analysed`, `not_analysed` (refused with a reason),
+    `failed`, and `live`, what somebody has sent since.
+    """
+
+    name: str
+    state: str
+    source: str
+    looks_for: str
+    delivers: bool
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None
+    searched_to: str | None
+    waits_for: str | None
+    note: str | None
+    found: int
+    fetched: int
+    studies: dict[str, int]
+    in_work: int
+    analysed: int
+    not_analysed: int
+    failed: int
+    live: int
+
+
 class StudySummary(BaseModel):
     """One line of the study list.
 
     `feedback` is what readers say of the result as it is now: agree, disagree, unsure, not_usable, or mixed.
-    `to_review`: a negative that readers are asked to review, and nobody has.
+    `to_review`: a negative that readers are asked to review, and nobody has. `backfilled`: a back-fill
+    fetched it, and nobody has sent it.
     """
 
     study_instance_uid: str
@@ -144,6 +174,7 @@ class StudySummary(BaseModel):
     result: ResultOut | None
     feedback: str | None
     to_review: bool
+    backfilled: bool = False
 
 
 class StudyOut(StudySummary):

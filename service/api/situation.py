@@ -83,7 +83,8 @@ class Situation:
     away
         By destination.
     in_work, oldest
-        Studies without a report yet, or with one on its way, and when the oldest of these came.
+        Studies without a report yet, or with one on its way, and when the oldest of these came. Like
+        `attention` without what back-fills fetched, which has a list of its own.
     """
 
     faults: Mapping[str, str] = field(default_factory=dict)
@@ -171,8 +172,8 @@ class Lookout:
                     Process(row.process, row.role, row.at, row.detail, row.about or {})
                     for row in session.scalars(select(Heartbeat).order_by(Heartbeat.role, Heartbeat.process))
                 ],
-                in_work=_count(session, Study.state.in_(_IN_WORK)),
-                attention=_count(session, Study.attention.is_not(None)),
+                in_work=_count(session, Study.state.in_(_IN_WORK), Study.backfill_id.is_(None)),
+                attention=_count(session, Study.attention.is_not(None), Study.backfill_id.is_(None)),
                 to_review=_count(session, feedback.wants("to_review")),
                 oldest=oldest[0] if oldest else None,
                 oldest_uid=oldest[1] if oldest else None,
@@ -207,8 +208,8 @@ def _queue(session: Session, stage: Stage) -> Queue:
     return Queue(stage.name, waiting or 0, count_ready(session, stage), oldest_ready_seconds(session, stage))
 
 
-def _count(session: Session, condition: Any) -> int:
-    return session.scalar(select(func.count()).select_from(Study).where(condition)) or 0
+def _count(session: Session, *conditions: Any) -> int:
+    return session.scalar(select(func.count()).select_from(Study).where(*conditions)) or 0
 
 
 def _oldest(session: Session) -> tuple[datetime, str] | None:
@@ -216,7 +217,9 @@ def _oldest(session: Session) -> tuple[datetime, str] | None:
     study = select(Study.received_at, Study.study_instance_uid)
     # One query a state, so that each is a look into an index.
     found = [
-        session.execute(study.where(Study.state == state).order_by(Study.id).limit(1)).first()
+        session.execute(
+            study.where(Study.state == state, Study.backfill_id.is_(None)).order_by(Study.id).limit(1)
+        ).first()
         for state in _IN_WORK
     ]
     first = session.scalar(select(func.min(Outbox.id)).where(Outbox.state == DeliveryState.PENDING))

@@ -25,7 +25,8 @@ FeedbackFilter = Literal["to_review", "none", "given", "agree", "disagree", "uns
 class Wanted:
     """Which studies are listed; None is no condition.
 
-    `attention`: whether a person is needed. `feedback`: see `service.core.feedback.wants`.
+    `attention`: whether a person is needed. `feedback`: see `service.core.feedback.wants`. `backfilled`:
+    whether a back-fill fetched it.
     """
 
     state: str | None = None
@@ -34,6 +35,7 @@ class Wanted:
     since: datetime | None = None
     until: datetime | None = None
     feedback: str | None = None
+    backfilled: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ def _conditions(session: Session, wanted: Wanted) -> Iterator[ColumnElement[bool
         yield Study.attention.is_not(None) if wanted.attention else Study.attention.is_(None)
     if wanted.feedback is not None:
         yield feedback.wants(wanted.feedback)
+    if wanted.backfilled is not None:
+        mine = Study.backfill_id
+        yield mine.is_not(None) if wanted.backfilled else mine.is_(None)
     # Ids follow the order of arrival: as a bound on them a time needs no sorting.
     if wanted.since is not None:
         first = select(Study.id).where(Study.received_at >= wanted.since).order_by(Study.received_at)
@@ -156,6 +161,7 @@ def _summary(found: Study, state: feedback.State) -> schemas.StudySummary:
         result=result,
         feedback=state.feedback,
         to_review=state.to_review,
+        backfilled=found.backfill_id is not None,
     )
 
 

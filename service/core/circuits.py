@@ -16,7 +16,16 @@ from sqlalchemy.orm import Session
 
 from service.core import tally
 from service.core.destination import Destination
-from service.core.leases import CONFIRM, DELIVER, Lease, Stage, backoff_seconds, claim_within, ready
+from service.core.leases import (
+    CONFIRM,
+    DELIVER,
+    Lease,
+    Stage,
+    backoff_seconds,
+    claim_within,
+    of_backfill,
+    ready,
+)
 from service.core.ledger import Ledger, now
 from service.core.pauses import allowance, spend
 from service.core.settings import Settings
@@ -82,7 +91,11 @@ def _claim_for(
     circuit = session.get(Circuit, name, with_for_update=True)
     if destination is not None and settings is not None:
         limit = allowance(session, destination, settings.zone, limit)
-    leases = claim_within(session, stage, limit, table.destination == name) if limit else []
+    # What was sent here goes before what back-fills fetched, however much of that waits.
+    live = [~of_backfill(stage)] if stage is DELIVER else []
+    leases = claim_within(session, stage, limit, table.destination == name, *live) if limit else []
+    if limit and live and not leases:
+        leases = claim_within(session, stage, limit, table.destination == name)
     if destination is not None:
         spend(session, destination, len(leases))
     if leases and circuit is not None:

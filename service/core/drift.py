@@ -2,8 +2,8 @@
 
 Rates are counted of all studies. Distributions are told from histograms, and of a window of more than
 `_LOOKED_AT` studies every second, third, … is looked at: with 5,000 on one side chance moves a distribution
-by less than 0.02, a fifth of what an alert needs, and a year costs no more than a month. An alert needs both a
-change that matters and one that chance does not explain; both bounds stand in `BOUNDS`, and the fewest
+by less than 0.02, a fifth of what an alert needs, and a year costs no more than a month. An alert needs both
+a change that matters and one that chance does not explain; both bounds stand in `BOUNDS`, and the fewest
 studies of a window in `FEWEST`.
 """
 
@@ -200,11 +200,16 @@ def cell_of(session: Session, value: Any, cells: int) -> ColumnElement[int]:
     return cast(func.floor(scaled) if session.get_bind().dialect.name == "postgresql" else scaled, Integer)
 
 
+def _within(since: datetime, until: datetime) -> ColumnElement[bool]:
+    """Return the condition for studies that were sent here in a window: back-fills bring another time's."""
+    return (Study.received_at >= since) & (Study.received_at < until) & Study.backfill_id.is_(None)
+
+
 def findings_of(session: Session, since: datetime, until: datetime) -> dict[str, int]:
     """Return how many studies received in a time have which finding."""
     query = (
         select(Study.finding, func.count())
-        .where(Study.received_at >= since, Study.received_at < until, Study.finding.is_not(None))
+        .where(_within(since, until), Study.finding.is_not(None))
         .group_by(Study.finding)
     )
     return {finding or "": count for finding, count in session.execute(query)}
@@ -212,7 +217,7 @@ def findings_of(session: Session, since: datetime, until: datetime) -> dict[str,
 
 def _looked_at(since: datetime, until: datetime, step: int) -> list[ColumnElement[bool]]:
     """Return which studies are looked at, every `step`th of a window's."""
-    window = [Study.received_at >= since, Study.received_at < until]
+    window = [_within(since, until)]
     # By a hash of the id (Lehmer's generator): two routers that take turns must not be told apart by it.
     drawn = cast(Study.id, BigInteger) * 48271 % 2147483647 % step
     return window if step == 1 else [*window, drawn == 0]

@@ -17,10 +17,10 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, or_, select
 
-from service.core.leases import STAGES, Stage, ready
-from service.core.ledger import Ledger, now
+from service.core.leases import IN_ORDER, STAGES, Stage, live_waits, moments, of_backfill, ready
+from service.core.ledger import Ledger
 from service.core.tables import UtcDateTime
 
 # More hints than this in a queue tell a worker nothing new: each task leases a batch.
@@ -92,7 +92,7 @@ class Enqueuer:
         waiting: dict[str, list[int]] = defaultdict(list)
         with self._ledger.read() as session:
             for queue, query in _READY:
-                waiting[queue] += session.scalars(query, {"moment": now()})
+                waiting[queue] += session.scalars(query, moments())
         try:
             for queue, rows in waiting.items():
                 if rows:
@@ -106,6 +106,8 @@ class Enqueuer:
 def _ready(stage: Stage) -> Select[Any]:
     moment = bindparam("moment", type_=UtcDateTime)
     query = select(stage.table.id).where(ready(stage, moment))
+    if stage in IN_ORDER:
+        query = query.where(or_(~of_backfill(stage), ~live_waits(bound=True)))
     return query.order_by(stage.table.ready_at, stage.table.id).limit(_DEPTH)
 
 

@@ -13,12 +13,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psutil
 import structlog
-from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -28,6 +28,7 @@ from service.core.ledger import Ledger, now
 from service.core.states import (
     AnalysisState,
     AssessmentState,
+    BackfillState,
     ConfirmationState,
     DeliveryState,
     InstanceState,
@@ -36,6 +37,7 @@ from service.core.states import (
 from service.core.tables import (
     Analysis,
     AssessmentReport,
+    Backfill,
     Base,
     Circuit,
     Confirmation,
@@ -47,6 +49,7 @@ from service.core.tables import (
     Revision,
     Shadow,
     Study,
+    UtcDateTime,
 )
 
 LEASE_SECONDS = 30.0
@@ -73,6 +76,7 @@ Table = (
     | type[Outbox]
     | type[Confirmation]
     | type[AssessmentReport]
+    | type[Backfill]
 )
 
 
@@ -98,7 +102,13 @@ REPORT = Stage("report", "report", Revision, RevisionState.PENDING)
 DELIVER = Stage("deliver", "deliver", Outbox, DeliveryState.PENDING, limited=False)
 CONFIRM = Stage("confirm", "deliver", Confirmation, ConfirmationState.WAITING, limited=False)
 ASSESS = Stage("assess", "report", AssessmentReport, AssessmentState.PENDING)
-STAGES = (DECODE, INFER, SHADOW, REPORT, ASSESS, DELIVER, CONFIRM)
+# Asks archives, so its hints go where other people's servers are waited for.
+BACKFILL = Stage("backfill", "deliver", Backfill, BackfillState.RUNNING, limited=False)
+STAGES = (DECODE, INFER, SHADOW, REPORT, ASSESS, DELIVER, CONFIRM, BACKFILL)
+# What lies between a film's coming and its report.
+_TO_REPORT = (DECODE, INFER, REPORT)
+# Where back-fills come last.
+IN_ORDER = (*_TO_REPORT, SHADOW)
 
 # How to get from the work to its study.
 _TO_STUDY: dict[str, tuple[type[Base], ...]] = {
@@ -132,6 +142,8 @@ def ready(stage: Stage, moment: Any = None) -> ColumnElement[bool]:
     )
     if stage.limited:
         return condition & (table.attempts < MAX_ATTEMPTS)
+    if stage is BACKFILL:
+        return condition  # the attempts that count are those of each study
     if stage is DELIVER:
         paused = exists().where(Pause.destination == Outbox.destination, Pause.until > moment)
         condition &= ~paused.correlate(Outbox)
@@ -184,12 +196,89 @@ def claim_within(
     return [Lease(stage, *row) for row in sorted(claimed)]
 
 
+def of_backfill(stage: Stage) -> ColumnElement[bool]:
+    """Return the condition for work on studies that a back-fill fetched."""
+    table: Any = stage.table
+    fetched = Study.backfill_id.is_not(None)
+    if stage in (INFER, SHADOW):
+        query = exists().where(Instance.id == table.instance_id, Study.id == Instance.study_id, fetched)
+    elif stage is DELIVER:
+        query = exists().where(Report.id == table.report_id, Study.id == Report.study_id, fetched)
+    else:
+        query = exists().where(Study.id == table.study_id, fetched)
+    return query.correlate(table)
+
+
+def live_waits(*, bound: bool = False) -> ColumnElement[bool]:
+    """Return whether something that was sent here waits for its turn between its coming and its report.
+
+    What somebody works on just now waits too, and so does a study that is due soon; what is tried again later
+    does not. `bound`: its moments are bound parameters, which `moments` gives.
+    """
+    given: dict[str, Any] = (
+        {name: bindparam(name, type_=UtcDateTime) for name in moments()} if bound else moments()
+    )
+    moment = given["moment"]
+    due = (Study.due_at <= given["soon"]) & (Study.due_at > given["long_ago"])
+    return or_(
+        exists().where(due, Study.backfill_id.is_(None)).correlate(None),
+        *(
+            exists()
+            .where(
+                stage.table.state == stage.waiting,
+                stage.table.ready_at <= moment,
+                stage.table.attempts <= MAX_ATTEMPTS,
+                ~of_backfill(stage),
+            )
+            .correlate(None)
+            for stage in _TO_REPORT
+        ),
+    )
+
+
+def moments() -> dict[str, datetime]:
+    """Return the moments by which work is ready, and between which a study is due soon.
+
+    What would be begun now is done in half a second; a study that is long due has a trouble of its own.
+    """
+    moment = now()
+    return {
+        "moment": moment,
+        "soon": moment + timedelta(seconds=0.5),
+        "long_ago": moment - timedelta(seconds=10),
+    }
+
+
+def claim_live_first(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
+    """Lease up to `limit` pieces of work on what was sent here, else one on what a back-fill fetched."""
+    live = claim(ledger, stage, limit, *where, ~of_backfill(stage))
+    return live or _claim_behind(ledger, stage, *where)
+
+
+def _claim_behind(ledger: Ledger, stage: Stage, *where: ColumnElement[bool]) -> list[Lease]:
+    """Lease one piece of work of back-fills while nothing that was sent here waits for its report.
+
+    One at a time: what is sent meanwhile waits for no more than that.
+    """
+    behind = of_backfill(stage)
+    with ledger.read() as session:
+        found = select(stage.table.id).where(ready(stage), *where, behind, ~live_waits()).limit(1)
+        if session.scalar(found) is None:
+            return []
+    return claim(ledger, stage, 1, *where, behind)
+
+
 def claim_in_turn(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
     """Lease a batch of work that has never failed, or alone, when its turn comes, work that has.
 
     Work that kills its process must not use up the attempts of others, and must not wait for ever behind
-    what comes after it.
+    what comes after it. What back-fills fetched comes last, and one by one.
     """
+    found = _claim_in_turn(ledger, stage, limit, *where, ~of_backfill(stage))
+    return found or _claim_behind(ledger, stage, *where)
+
+
+def _claim_in_turn(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
     table = stage.table
     fresh, failed = table.attempts == 0, table.attempts > 0
     with ledger.read() as session:
@@ -378,17 +467,20 @@ def exhausted(session: Session, stage: Stage) -> list[Lease]:
 
 
 def count_ready(session: Session, stage: Stage) -> int:
-    """Return how many rows of `stage` may be started at this moment."""
-    return session.scalar(select(func.count()).select_from(stage.table).where(ready(stage))) or 0
+    """Return how many rows of `stage` may be started at this moment; back-fills wait, and are not counted."""
+    waits = ready(stage) & ~of_backfill(stage) if stage in IN_ORDER else ready(stage)
+    return session.scalar(select(func.count()).select_from(stage.table).where(waits)) or 0
 
 
 def oldest_ready_seconds(session: Session, stage: Stage) -> float:
     """Return how long the oldest work of `stage` that could start now has been waiting; 0 without any.
 
     What waits for a destination that is away is not counted, not even while that is tried, nor is the time
-    for which a destination was paused.
+    for which a destination was paused, nor what back-fills fetched: that waits for everything else.
     """
-    waits = ready(stage) if stage.limited else ready(stage) & ~_away(stage)
+    waits = ready(stage) if stage.limited or stage is BACKFILL else ready(stage) & ~_away(stage)
+    if stage in IN_ORDER:
+        waits &= ~of_backfill(stage)
     since: Any = stage.table.ready_at
     query = select(func.min(since)).where(waits)
     if stage is DELIVER:

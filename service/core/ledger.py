@@ -6,6 +6,7 @@ inside one. `Ledger` is opened after a fork, never before.
 """
 
 import secrets
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from filelock import FileLock
 from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import TimeoutError
 from sqlalchemy.orm import Session
 
 from service.core import postgresql
@@ -44,6 +46,7 @@ _TOLD = {
     "quarantined": NoticeKind.QUARANTINED,
     "unconfirmed": NoticeKind.UNCONFIRMED,
 }
+_NOT_TOLD_OF_PAST = {NoticeKind.POSITIVE, NoticeKind.FAILED, NoticeKind.HELD, NoticeKind.QUARANTINED}
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"}
 
 
@@ -63,6 +66,8 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
+        # SQLite lets whoever finds it locked sleep and look again, up to 100 ms: threads wait in line here.
+        self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -73,11 +78,27 @@ class Ledger:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Give a session whose changes are committed at the end, or not at all when an exception leaves."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self._in_turn(),
+            Session(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             session.connection(execution_options={"hilum_writes": True})
             yield session
         for call in session.info.get(_AFTERWARDS, ()):
             call()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+        elif self._turn.acquire(timeout=_BUSY_SECONDS):
+            try:
+                yield
+            finally:
+                self._turn.release()
+        else:
+            raise TimeoutError("another thread has been writing to the ledger for too long")
 
     def installation(self) -> str:
         """Return the identity of this installation, a random UUID from the first migration on."""
@@ -159,7 +180,10 @@ def when_committed(session: Session, call: Callable[[], None]) -> None:
 
 
 def record_event(session: Session, study: Study | int, kind: str, detail: str = "") -> None:
-    """Write one line of a study's history; `detail` never names a patient."""
+    """Write one line of a study's history; `detail` never names a patient.
+
+    Nobody is told of what a back-fill fetched, but of what becomes of its deliveries.
+    """
     study_id, moment = study if isinstance(study, int) else study.id, now()
     # By its table: nobody asks the session for an event, and many are written.
     session.connection().execute(
@@ -168,7 +192,8 @@ def record_event(session: Session, study: Study | int, kind: str, detail: str = 
     )
     positive = kind == "reported" and isinstance(study, Study) and study.finding == Finding.PRESENT
     told = NoticeKind.POSITIVE if positive else _TOLD.get(kind)
-    if told is not None:
+    past = isinstance(study, Study) and study.backfill_id is not None
+    if told is not None and not (past and told in _NOT_TOLD_OF_PAST):
         session.add(Occurrence(study_id=study_id, at=moment, kind=told, detail=detail))
 
 

@@ -207,7 +207,12 @@ def _counted(
     query = (
         select(key, Study.finding, func.count(), *sums)
         .select_from(Study)
-        .where(Study.received_at >= since, Study.received_at < until, Study.finding.is_not(None))
+        .where(
+            Study.received_at >= since,
+            Study.received_at < until,
+            Study.backfill_id.is_(None),
+            Study.finding.is_not(None),
+        )
         .group_by("grouped", Study.finding)
     )
     counted: dict[str, _Counted] = {}
@@ -261,7 +266,12 @@ def _answers(session: Session, since: datetime, until: datetime, by: By) -> tupl
         )
         .select_from(Feedback)
         .join(Study, Study.id == Feedback.study_id)
-        .where(Study.received_at >= since, Study.received_at < until, Feedback.finding == Study.finding)
+        .where(
+            Study.received_at >= since,
+            Study.received_at < until,
+            Study.backfill_id.is_(None),
+            Feedback.finding == Study.finding,
+        )
         .order_by(Feedback.id)
     )
     newest: dict[int, dict[tuple[str, str], Any]] = {}

@@ -24,7 +24,7 @@ from service.core.header import Head, Header, read_header
 from service.core.incoming import full
 from service.core.ledger import Ledger, now
 from service.core.live import Live
-from service.core.record import Entry, Outcome, Recorder
+from service.core.record import Entry, Origin, Outcome, Recorder
 from service.core.rejection import read_note
 from service.core.rules import Decision, decide
 from service.core.settings import Settings
@@ -39,6 +39,8 @@ class Arrival:
 
     C-STORE names the SOP instance in its command, STOW-RS in the file meta information and maybe the study.
     `head` and `digest` are of who had the bytes in memory when they came; else both are read from the file.
+    `backfill_id` is of an object that a back-fill fetched by itself; `move_originator` is the AE title that
+    the sender says asked for it by C-MOVE (0000,1030), empty when it says none.
     """
 
     path: Path
@@ -48,6 +50,8 @@ class Arrival:
     study_instance_uid: str | None = None
     head: Head | None = None
     digest: str | None = None
+    backfill_id: int | None = None
+    move_originator: str = ""
 
 
 class Intake:
@@ -89,7 +93,8 @@ class Intake:
                 arrival.path.unlink(missing_ok=True)
         if transfer is not None:
             transfer.add_received(header, Action.READ if outcome is Outcome.DUPLICATE else Action.CREATE)
-        tally.since(tally.STAGE_SECONDS, began, "receive")
+        if arrival.backfill_id is None:
+            tally.since(tally.STAGE_SECONDS, began, "receive")
         return outcome
 
     def _take(self, header: Header, arrival: Arrival) -> Outcome:
@@ -105,7 +110,10 @@ class Intake:
             kept = self._spool.keep(arrival.path)
             failpoint("receive.kept")
         path = self._spool.absolute(kept) if kept else arrival.path
-        entry = Entry(header, verdict, decision, arrival.calling_ae_title, digest, size, path, kept, note)
+        origin = Origin(arrival.backfill_id, arrival.move_originator)
+        entry = Entry(
+            header, verdict, decision, arrival.calling_ae_title, digest, size, path, kept, note, origin
+        )
         try:
             outcome = self._recorder.record(entry)
         except OutOfResources:
@@ -141,7 +149,18 @@ class Intake:
         calling_ae_title = sending_ae_title(path)
         verdict, decision = self._decide(header, calling_ae_title)
         outcome = self._recorder.record(
-            Entry(header, verdict, decision, calling_ae_title, digest, size, path, relative)
+            Entry(
+                header,
+                verdict,
+                decision,
+                calling_ae_title,
+                digest,
+                size,
+                path,
+                relative,
+                None,
+                Origin(adopted=True),
+            )
         )
         failpoint("adopt.recorded")
         if outcome is not Outcome.STORED:

@@ -1,7 +1,7 @@
 """An object's entry in the ledger: what it becomes there, and what its coming changes in its study.
 
-One transaction an object. What is new is inserted by its table: an object of the session costs three times as
-much, and nothing here asks for one again.
+What comes while a transaction is written shares the next one, and its wait for the disk. What is new is
+inserted by its table: an object of the session costs three times as much, and nothing here asks for it again.
 """
 
 from dataclasses import dataclass, replace
@@ -15,9 +15,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.core import tally
+from service.core.backfill import go_live, of_adopted
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, says_chest
 from service.core.errors import OutOfResources
+from service.core.group_commit import GroupCommit
 from service.core.header import STUDY_ATTRIBUTES, Header, described
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
@@ -28,8 +30,17 @@ from service.core.rules import Decision
 from service.core.settings import Settings
 from service.core.settlement import settle
 from service.core.spool import DIGEST_PREFIX, Spool, older_data_set_digest
-from service.core.states import REPORTABLE_INSTANCES, InstanceState, StudyState
-from service.core.tables import Base, Instance, Rejection, Study, Subject, Tombstone, TombstoneInstance
+from service.core.states import REPORTABLE_INSTANCES, FetchState, InstanceState, StudyState
+from service.core.tables import (
+    BackfillStudy,
+    Base,
+    Instance,
+    Rejection,
+    Study,
+    Subject,
+    Tombstone,
+    TombstoneInstance,
+)
 from service.core.terms import MODALITIES, PRESENTATION_INTENTS, term
 from service.core.tombstones import ignored_as_erased
 
@@ -50,6 +61,18 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Why an object came: by itself, or because a back-fill asked for it.
+
+    `adopted`: a process that died left it, and nobody knows any more.
+    """
+
+    backfill_id: int | None = None
+    move_originator: str = ""
+    adopted: bool = False
+
+
+@dataclass(frozen=True)
 class Entry:
     """What is to be written of one object.
 
@@ -66,6 +89,7 @@ class Entry:
     path: Path
     kept: str | None
     note: Note | None = None
+    origin: Origin = Origin()
 
 
 _STUDY = select(Study).where(Study.study_instance_uid == bindparam("study")).with_for_update()
@@ -92,6 +116,10 @@ _RARE = select(
     .limit(1)
     .scalar_subquery(),
     _DIGESTS.where(Instance.digest.not_like(f"{DIGEST_PREFIX}%")).limit(1).scalar_subquery(),
+    select(BackfillStudy.backfill_id)
+    .where(BackfillStudy.study_instance_uid == bindparam("study"), BackfillStudy.state == FetchState.MOVING)
+    .limit(1)
+    .scalar_subquery(),
 )
 
 
@@ -100,7 +128,7 @@ class _CameBeforeError(Exception):
 
 
 class Recorder:
-    """Writes entries into the ledger."""
+    """Writes entries into the ledger, for any number of threads."""
 
     def __init__(self, ledger: Ledger, spool: Spool, settings: Settings, live: Live) -> None:
         self._ledger = ledger
@@ -108,6 +136,10 @@ class Recorder:
         self._quiet = timedelta(seconds=settings.study_quiet_seconds)
         self._longest = timedelta(seconds=settings.study_max_wait_seconds)
         self._live = live
+        self._write = GroupCommit(
+            ledger, self._record, self._alone, lambda entry: entry.header.study_instance_uid
+        )
+        self._ae_title = settings.ae_title
 
     def record(self, entry: Entry) -> Outcome:
         """Write an entry, on disk when this returns.
@@ -116,7 +148,12 @@ class Recorder:
         ------
         OutOfResources
             When the files of its study are being removed.
+        SQLAlchemyError
+            When the ledger cannot be written now.
         """
+        return self._write(entry)
+
+    def _alone(self, entry: Entry) -> Outcome:
         for last_try in (False, False, False, True):
             try:
                 with self._ledger.write() as session:
@@ -135,24 +172,27 @@ class Recorder:
         study = session.scalars(_STUDY, names).one_or_none()
         # After the study's row is locked: who erases it holds that.
         names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
-        erased, known, rejected, older = session.connection().execute(_RARE, names).one()
+        erased, known, rejected, older, asked = session.connection().execute(_RARE, names).one()
         if erased is not None and ignored_as_erased(
             session, header.study_instance_uid, header.sop_instance_uid
         ):
             return Outcome.ERASED
+        backfill_id = self._backfill_of(session, study, entry, asked)
+        if backfill_id is not None and study is not None and study.backfill_id != backfill_id:
+            return Outcome.DUPLICATE  # somebody sends it, and is served as everybody
         if study is not None and study.removing and entry.kept is not None:
             raise OutOfResources("the files of its study are being removed just now")
-        if older is not None and entry.digest.startswith(DIGEST_PREFIX):
-            raise _CameBeforeError
+        _check_digest(entry, older)
+        goes_live = self._goes_live(session, study, entry, backfill_id)
         if known is not None and study is not None:
             found = session.scalars(_KNOWN.with_for_update(), names).first()
             if found is not None:
-                return self._known(session, study, found, entry)
+                return self._known(session, study, found, entry, goes_live=goes_live)
         state, verdict = _STATE[entry.verdict.eligibility], entry.verdict
         if rejected is not None and study is not None:
             state, verdict = _as_rejected(session, study, entry, state)
         if study is None:
-            study_id = self._new_study(session, header, verdict, moment)
+            study_id = self._new_study(session, header, verdict, moment, backfill_id)
             subject_id = _new_subject(session, study_id, header)
         else:
             study_id, subject_id = study.id, _subject_id(session, study, header)
@@ -193,31 +233,73 @@ class Recorder:
             apply_note(session, session.get_one(Study, study_id), arrival, entry.note, moment, self._quiet)
         if study is not None and verdict.eligibility is Eligibility.NOT_ANALYSED:
             settle_copies(session, study, header.sop_instance_uid)
-        if verdict.eligibility is not Eligibility.CANDIDATE:
+        if verdict.eligibility is not Eligibility.CANDIDATE and backfill_id is None:
             tally.add(tally.FILMS, verdict.eligibility, tally.reason_class(verdict.reason), session=session)
-        self._tell(session, study_id, entry, state)
+        self._tell(session, study_id, entry, state, backfill_id)
         return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
 
-    def _tell(self, session: Session, study_id: int, entry: Entry, state: InstanceState) -> None:
-        sender = entry.calling_ae_title or "a file of a listener that died"
-        record_event(session, study_id, "received", f"{entry.header.sop_class_uid.name} from {sender}")
+    def _tell(
+        self, session: Session, study_id: int, entry: Entry, state: InstanceState, backfill_id: int | None
+    ) -> None:
+        """Write into the study's history what came, and what the rules said of it."""
+        whence = entry.calling_ae_title or "a file of a listener that died"
+        past = ", fetched by a back-fill" if backfill_id is not None else ""
+        detail = f"{entry.header.sop_class_uid.name} from {whence}{past}"
+        record_event(session, study_id, "received", detail)
         if self._live.settings.rules and state != InstanceState.IGNORED:
             record_event(session, study_id, "rule", str(entry.decision))
 
-    def _new_study(self, session: Session, header: Header, verdict: Verdict, moment: datetime) -> int:
+    def _goes_live(
+        self, session: Session, study: Study | None, entry: Entry, backfill_id: int | None
+    ) -> bool:
+        """Let a study that a back-fill fetched be a live one when somebody sends a radiograph of it."""
+        if study is None or study.backfill_id is None or backfill_id is not None:
+            return False
+        if entry.verdict.eligibility is Eligibility.IGNORED:
+            return False
+        go_live(session, study, entry.calling_ae_title, self._quiet)
+        return True
+
+    def _backfill_of(
+        self, session: Session, study: Study | None, entry: Entry, asked: int | None
+    ) -> int | None:
+        """Return the back-fill that an object comes for, None when it was sent here.
+
+        What we asked for by C-MOVE comes as any C-STORE. Most archives say then who asked (PS3.7 9.1.1.1),
+        and one that says nothing is believed to send what was asked for.
+        """
+        origin = entry.origin
+        if origin.adopted:
+            return (
+                study.backfill_id
+                if study is not None
+                else of_adopted(session, entry.header.study_instance_uid)
+            )
+        if origin.backfill_id is not None or asked is None:
+            return origin.backfill_id
+        return asked if origin.move_originator in ("", self._ae_title) else None
+
+    def _new_study(
+        self, session: Session, header: Header, verdict: Verdict, moment: datetime, backfill_id: int | None
+    ) -> int:
         study = Study(
-            study_instance_uid=header.study_instance_uid, state=StudyState.RECEIVING, received_at=moment
+            study_instance_uid=header.study_instance_uid,
+            state=StudyState.RECEIVING,
+            received_at=moment,
+            backfill_id=backfill_id,
         )
         self._set_due(study, verdict, moment)
-        given = ("study_instance_uid", "state", "received_at", "first_eligible_at", "due_at")
+        given = ("study_instance_uid", "state", "received_at", "first_eligible_at", "due_at", "backfill_id")
         return _insert(session, Study, **{name: getattr(study, name) for name in given})
 
-    def _known(self, session: Session, study: Study, known: Instance, entry: Entry) -> Outcome:
+    def _known(
+        self, session: Session, study: Study, known: Instance, entry: Entry, *, goes_live: bool
+    ) -> Outcome:
         """Answer for an object that is in the ledger already; bytes that got lost are taken again."""
         kept = entry.kept
         if kept is not None and known.spool_path == kept:
             return Outcome.STORED  # adopted while its listener waited for the ledger
-        if kept is not None and known.spool_path is None and _is_needed(study, known):
+        if kept is not None and known.spool_path is None and _is_needed(study, known, goes_live=goes_live):
             self._take_back(session, study, known, kept, entry.header)
             return Outcome.STORED
         if known.spool_path and not self._spool.absolute(known.spool_path).exists():
@@ -267,6 +349,11 @@ def _insert(session: Session, table: type[Base], **values: Any) -> int:
     return int(done.inserted_primary_key[0])  # type: ignore[index]
 
 
+def _check_digest(entry: Entry, older: str | None) -> None:
+    if older is not None and entry.digest.startswith(DIGEST_PREFIX):
+        raise _CameBeforeError
+
+
 def _as_rejected(
     session: Session, study: Study, entry: Entry, state: InstanceState
 ) -> tuple[InstanceState, Verdict]:
@@ -277,9 +364,10 @@ def _as_rejected(
     return InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why or "")
 
 
-def _is_needed(study: Study, known: Instance) -> bool:
+def _is_needed(study: Study, known: Instance, *, goes_live: bool) -> bool:
     """Return whether an object without its file is taken in again: its study is at work, or asks for it."""
-    return known.state in REPORTABLE_INSTANCES and (study.expired_at is None or study.wanted is not None)
+    wanted = goes_live or study.expired_at is None or study.wanted is not None
+    return known.state in REPORTABLE_INSTANCES and wanted
 
 
 def _new_subject(session: Session, study_id: int, header: Header) -> int:

@@ -73,8 +73,8 @@ def _conclude(session: Session, study: Study, deliveries: Sequence[Outbox]) -> N
 
 
 def _time(session: Session, study: Study, until: str) -> None:
-    """Count how long the first report of a study took; a later one had its own beginning."""
-    if study.revision == 1:
+    """Count how long the first report of a study took; a later one, or a back-fill, had its own beginning."""
+    if study.revision == 1 and study.backfill_id is None:
         tally.since(tally.STUDY_SECONDS, study.received_at, until, session=session)
 
 

@@ -137,6 +137,33 @@ class Proof(StrEnum):
     QUERY = "query"
 
 
+class BackfillState(StrEnum):
+    """Where one back-fill stands; ``done`` has fetched all there was to be fetched."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class FetchState(StrEnum):
+    """Where one study of a back-fill stands on its way here.
+
+    ``found`` waits to be fetched; ``moving`` is sent to our listener just now, as we asked by C-MOVE, and
+    ``fetching`` comes over our own association or connection. ``known`` was here already, ``skipped`` has
+    nothing that was asked for, ``missing`` was found and not given.
+    """
+
+    FOUND = "found"
+    FETCHING = "fetching"
+    MOVING = "moving"
+    FETCHED = "fetched"
+    KNOWN = "known"
+    SKIPPED = "skipped"
+    MISSING = "missing"
+    FAILED = "failed"
+
+
 class NoticeKind(StrEnum):
     """What a person may be told of (`[notices.NAME]`, events)."""
 

@@ -133,6 +133,7 @@ class Study(Base):
     paths of what is gone are empty. `removing` is what takes them away just now. `wanted` is why they are
     needed all the same: sent again, its images are taken in anew. `review_share` is of a negative that
     readers are asked to review, and is the share of negatives that were (`service.core.review`).
+    `backfill_id` is the back-fill that fetched it, None of what was sent here (`service.core.backfill`).
     """
 
     __tablename__ = "study"
@@ -142,6 +143,13 @@ class Study(Base):
         Index("ix_study_expired_at", "expired_at", "received_at"),
         Index("ix_study_removing", "removing"),
         Index("ix_study_finding", "finding"),
+        Index(
+            "ix_study_backfill",
+            "backfill_id",
+            "state",
+            sqlite_where=text("backfill_id IS NOT NULL"),
+            postgresql_where=text("backfill_id IS NOT NULL"),
+        ),
         Index(
             "ix_study_attention",
             "id",
@@ -181,6 +189,7 @@ class Study(Base):
     flags: Mapped[list[str]] = mapped_column(default=list)
     model_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
     review_share: Mapped[float | None] = mapped_column(Float)
+    backfill_id: Mapped[int | None]
 
     model: Mapped[Model | None] = relationship()
     instances: Mapped[list["Instance"]] = relationship(back_populates="study", order_by="Instance.id")
@@ -521,6 +530,73 @@ class Rejection(Base):
     note_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
     sop_instance_uid: Mapped[str] = mapped_column(String(64))
     code: Mapped[str] = mapped_column(String(16))
+
+
+class Backfill(Leased, Base):
+    """Past studies that are looked for in an archive and analysed here; the lease is for its next step.
+
+    Attributes
+    ----------
+    name
+        What people call it.
+    source
+        The destination that is asked.
+    query
+        What is looked for: see `service.core.backfill.Query`.
+    delivers
+        Whether results are sent to destinations, as those of studies that were sent here are.
+    way
+        How studies are fetched: "get", "move" or "auto" (by C-GET, and by C-MOVE where that is not offered).
+    rate, hours
+        Studies a minute at most, and when; None: no bound of its own.
+    cursor
+        The next day to be searched, YYYYMMDD; None when all of them were.
+    note
+        What a person should know of it.
+    """
+
+    __tablename__ = "backfill"
+    __table_args__ = (Index("ix_backfill_work", "state", "ready_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    source: Mapped[str] = mapped_column(String(64))
+    query: Mapped[dict[str, Any]]
+    delivers: Mapped[bool]
+    way: Mapped[str] = mapped_column(String(8))
+    rate: Mapped[int | None]
+    hours: Mapped[str | None] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    cursor: Mapped[str | None] = mapped_column(String(8))
+    note: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(64))
+    finished_at: Mapped[datetime | None]
+
+
+class BackfillStudy(Base):
+    """One study that a back-fill found; `state` is one of `service.core.states.FetchState`.
+
+    Nothing here names the patient. `attempts` counts starts; `instances` objects that came.
+    """
+
+    __tablename__ = "backfill_study"
+    __table_args__ = (
+        UniqueConstraint("backfill_id", "study_instance_uid"),
+        Index("ix_backfill_study_work", "backfill_id", "state", "ready_at"),
+        Index("ix_backfill_study_uid", "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    backfill_id: Mapped[int] = mapped_column(ForeignKey("backfill.id"))
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    study_date: Mapped[str] = mapped_column(String(8))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    ready_at: Mapped[datetime]
+    instances: Mapped[int] = mapped_column(Integer, default=0)
+    reason: Mapped[str | None] = mapped_column(Text)
+    at: Mapped[datetime]
 
 
 class Tombstone(Base):

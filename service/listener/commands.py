@@ -47,7 +47,7 @@ def store_request(command_set: bytes, context_id: int) -> C_STORE | None:
         request.Priority = numbers[_PRIORITY]
     except (InvalidUID, ValueError):
         return None
-    if originator := values.get(_MOVE_ORIGINATOR):
+    if (originator := values.get(_MOVE_ORIGINATOR)) is not None:
         if not _AE_TITLE.fullmatch(originator):
             return None
         request.MoveOriginatorApplicationEntityTitle = originator.decode("ascii").strip()

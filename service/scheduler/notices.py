@@ -105,7 +105,7 @@ class Notices:
     ) -> Iterator[tuple[NoticeKind, str, str]]:
         if NoticeKind.SILENCE not in channel.events:
             return
-        newest = session.scalar(select(func.max(Study.received_at)))
+        newest = session.scalar(select(func.max(Study.received_at)).where(Study.backfill_id.is_(None)))
         begun = newest or session.scalar(select(Installation.created_at))
         if begun is None:
             return

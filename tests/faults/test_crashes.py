@@ -40,7 +40,7 @@ from tests.servers import ROOT, Gateway, Orthanc, StoreScp, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 # What happens to studies long after: tests/integration/test_retention.py, test_purge.py, test_backup.py,
 # test_notices.py, test_feedback.py.
-_LATER = {"retention", "purge", "backup", "restore", "notices", "assess"}
+_LATER = {"retention", "purge", "backup", "restore", "notices", "assess", "backfill"}
 _SOURCE = [path for folder in ("service", "worker") for path in (ROOT / folder).rglob("*.py")]
 _FAILPOINTS = sorted(
     name for path in _SOURCE for name in re.findall(r'failpoint\("([\w.]+)"\)', path.read_text("utf-8"))

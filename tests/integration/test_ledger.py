@@ -32,6 +32,7 @@ from service.core.states import AnalysisState, InstanceState, RevisionState, Stu
 from service.core.tables import Analysis, Base, Instance, Model, Revision, Study, Subject
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
+from tests.servers import eventually
 
 
 @pytest.fixture
@@ -219,6 +220,26 @@ def test_eight_senders_of_the_same_instance_make_one_row(
         outcomes = list(senders.map(push, paths))
     assert sorted(outcomes) == ["duplicate"] * 7 + ["stored"]
     assert len(instances_of(ledger)) == 1
+
+
+def test_what_waits_is_written_together_and_one_that_may_not_come_keeps_no_other_one_out(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    films = [factories.phantom_chest(number) for number in range(6)]
+    arrive(intake, spool, films[0])
+    with ledger.write() as session:
+        session.scalars(select(Study)).one().removing = True
+    again = factories.phantom_chest(0, SOPInstanceUID="1.2.3")
+    with ThreadPoolExecutor(6) as senders:
+        with ledger.write() as session:  # so that all of them wait
+            session.scalars(select(Study).with_for_update()).all()
+            came = [senders.submit(arrive, intake, spool, film) for film in (again, *films[1:])]
+            eventually(lambda: len(list((spool.root / "spool").rglob("*.dcm"))) == 7)
+        faults = [future.exception(30) for future in came]
+    assert isinstance(faults[0], OutOfResources)
+    assert faults[1:] == [None] * 5
+    assert len(instances_of(ledger)) == 6
+    assert not list(spool.incoming.iterdir())
 
 
 def test_a_ct_slice_is_answered_and_recorded_but_not_kept(

@@ -120,8 +120,9 @@ def _record(
     prepared: Prepared,
     statistics: ImageStatistics | None,
 ) -> None:
-    tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
-    if prepared.film is None:
+    if study.backfill_id is None:
+        tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
+    if prepared.film is None and study.backfill_id is None:
         why = tally.reason_class(prepared.reason)
         tally.add(tally.FILMS, InstanceState.NOT_ANALYSED, why, session=session)
     instance.flags, instance.last_error = list(prepared.flags), None

@@ -38,6 +38,7 @@ from service.core.states import DeliveryState, Kind
 from service.core.tables import Report
 from worker.context import Context
 from worker.peer import IDENTIFIERS, Answer, Sent, answer_to, reason_class, reason_for
+from worker.tasks import backfill
 from worker.tasks import batch as batches
 from worker.tasks import confirm as proof
 from worker.tasks.batch import Accepted, Batch, Delivery
@@ -60,12 +61,13 @@ _log = structlog.get_logger()
 
 
 def run(context: Context) -> None:
-    """Send what waits for the destination that has waited longest, then prove what was sent."""
+    """Send what waits for the destination that has waited longest, prove what was sent, then ask archives."""
     name, leases = circuits.claim_for_one_destination(context.ledger, DELIVER, _BATCH, context.settings)
     if leases:
         failpoint("deliver.claimed")
         _send_to(context, name, leases)
     proof.run(context)
+    backfill.run(context)
 
 
 def _send_to(context: Context, name: str, leases: list[Lease]) -> None:

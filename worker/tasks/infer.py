@@ -205,7 +205,9 @@ def _write_result(
     prediction: Prediction,
     model: Serving,
 ) -> None:
-    tally.since(tally.STAGE_SECONDS, analysis.ready_at, "infer", session=session)
+    is_live = study.backfill_id is None
+    if is_live:
+        tally.since(tally.STAGE_SECONDS, analysis.ready_at, "infer", session=session)
     _write_prediction(analysis, prediction, model)
     instance = session.get_one(Instance, analysis.instance_id)
     if instance.state != InstanceState.DECODED:
@@ -215,7 +217,8 @@ def _write_result(
     else:
         instance.state = InstanceState.ANALYSED
     why = tally.reason_class(instance.reason)
-    tally.add(tally.FILMS, instance.state, why, session=session)
+    if is_live:
+        tally.add(tally.FILMS, instance.state, why, session=session)
     record_event(session, study, "analysed", prediction.finding)
 
 

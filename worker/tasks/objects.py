@@ -98,6 +98,8 @@ class Job:
         On whom the model was validated; None of what served before that was kept.
     identity
         Patient and order as an archive names them, by keyword, where that is not what the images say.
+    withheld
+        Whether nothing is built and sent: a back-fill fetched the study (`service.core.backfill`).
     """
 
     study_instance_uid: str
@@ -120,6 +122,7 @@ class Job:
     routed: frozenset[str] | None
     feedback_url: str
     population: Population | None
+    withheld: bool = False
 
 
 @dataclass(frozen=True)

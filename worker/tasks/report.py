@@ -11,6 +11,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from service.core import tally
+from service.core.backfill import withholds
 from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
@@ -19,7 +20,7 @@ from service.core.feedback_link import links_of
 from service.core.leases import (
     REPORT,
     Lease,
-    claim,
+    claim_live_first,
     held,
     leased,
     named_in_logs,
@@ -87,7 +88,7 @@ def check(settings: Settings) -> None:
 
 def run(context: Context) -> None:
     """Lease the revisions that wait, and build their objects; then what readers said of others."""
-    for lease in claim(context.ledger, REPORT, 1):
+    for lease in claim_live_first(context.ledger, REPORT, 1):
         failpoint("report.claimed")
         with renewed(context.ledger, [lease]), named_in_logs(context.ledger, lease):
             try:
@@ -109,16 +110,17 @@ def _report_one(context: Context, lease: Lease) -> None:
         conclusion = replace(conclusion, flags=(*conclusion.flags, wording.later_only(job.number)))
     built: list[_Built] = []
     with ExitStack() as kept:
-        for item in objects(context, job, conclusion):
+        for item in () if job.withheld else objects(context, job, conclusion):
             built.append(_written(context, item))
             kept.enter_context(discarding(context.spool, built[-1].path))
         failpoint("report.objects_written")
         with context.ledger.write() as session:
             revision, study = held(session, lease)
-            tally.since(tally.STAGE_SECONDS, revision.ready_at, "report", session=session)
-            tally.add(tally.RESULTS, conclusion.finding, session=session)
-            if job.number == 1:
-                tally.since(tally.STUDY_SECONDS, study.received_at, "reported", session=session)
+            if study.backfill_id is None:
+                tally.since(tally.STAGE_SECONDS, revision.ready_at, "report", session=session)
+                tally.add(tally.RESULTS, conclusion.finding, session=session)
+                if job.number == 1:
+                    tally.since(tally.STUDY_SECONDS, study.received_at, "reported", session=session)
             _supersede(session, context, study, job)
             revision.state = RevisionState.REPORTED
             revision.finding = conclusion.finding
@@ -127,8 +129,13 @@ def _report_one(context: Context, lease: Lease) -> None:
             for item in built:
                 _put_out(session, context, study, job, item, moment)
             _record_result(study, job, conclusion, model_id, moment)
-            study.review_share = review_share(
-                session, study.study_instance_uid, conclusion.finding, context.settings.review_share
+            # Readers review what they were sent.
+            study.review_share = (
+                review_share(
+                    session, study.study_instance_uid, conclusion.finding, context.settings.review_share
+                )
+                if study.backfill_id is None
+                else None
             )
             settle(session, study)
             record_event(session, study, "reported", f"revision {job.number}: {conclusion.finding}")
@@ -182,9 +189,11 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             routed=None,
             feedback_url=_feedback_url(session, context, study, revision.number),
             population=Population.of(model.population) if model.population else None,
+            withheld=withholds(session, study),
         )
         job = replace(job, routed=_routed(images, job.images))
-        _check_routed(job, context, revision)
+        if not job.withheld:
+            _check_routed(job, context, revision)
         return job, model.id
 
 

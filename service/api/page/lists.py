@@ -20,7 +20,10 @@ _Blank = BeforeValidator(_blank)
 
 @dataclass(frozen=True)
 class Filters:
-    """What was chosen; `since` and `until` are days at the site, both within."""
+    """What was chosen; `since` and `until` are days at the site, both within.
+
+    What back-fills fetched is a list of its own (`backfilled`): it would bury what was sent today.
+    """
 
     state: Annotated[StudyState | None, _Blank, Query()] = None
     finding: Annotated[Finding | None, _Blank, Query()] = None
@@ -28,12 +31,13 @@ class Filters:
     since: Annotated[date | None, _Blank, Query()] = None
     until: Annotated[date | None, _Blank, Query()] = None
     feedback: Annotated[FeedbackFilter | None, _Blank, Query()] = None
+    backfilled: Annotated[bool | None, _Blank, Query()] = None
 
     def wanted(self, zone: tzinfo | None) -> Wanted:
         """Return the conditions, with days as moments."""
         until = self.until if self.until is None or self.until == date.max else self.until + timedelta(days=1)
         days = _midnight(self.since, zone), _midnight(until, zone)
-        return Wanted(self.state, self.finding, self.attention, *days, self.feedback)
+        return Wanted(self.state, self.finding, self.attention, *days, self.feedback, bool(self.backfilled))
 
     @property
     def any(self) -> bool:

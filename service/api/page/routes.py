@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from service.api import status
 from service.api.access import SESSION_SECONDS, Access
+from service.api.backfills import backfills
 from service.api.find import MOST, find_studies
 from service.api.gate import cookie_name, refuse_other_sites
 from service.api.page.lists import Filters
@@ -124,10 +125,12 @@ def page_routes(live: Live, ledger: Ledger, access: Access, lookout: Lookout) ->
         situation = lookout.look()
         with ledger.read() as session:
             known = system(session, live.settings)
+            past = backfills(session)
         return page(
             "system.html",
             caller=caller,
             system=known,
+            backfills=past,
             turned_away=turned_away(situation),
             situation=situation,
             problems=all_problems(situation, settings.zone),

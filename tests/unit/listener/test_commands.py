@@ -82,6 +82,7 @@ _ELEMENTS = (0x0000, 0x0002, 0x0100, 0x0110, 0x0700, 0x0800, 0x0900, 0x1000, 0x1
 @example({0x0800: b"\x01\x01"}, 0)
 @example({0x0700: b"\x07\x00"}, 0)
 @example({0x1030: b" PACS "}, 0)
+@example({0x1030: b""}, 0)
 def test_whatever_a_request_holds_is_told_as_pynetdicom_would_or_left_to_it(
     odd: dict[int, bytes | None], cut: int
 ) -> None:

@@ -46,9 +46,10 @@ function say(text) {
 // --- the list ----------------------------------------------------------------------------------------------
 
 function fits(row) {
-  const { state, finding, attention, feedback, since, until } = list.dataset;
+  const { state, finding, attention, feedback, backfilled, since, until } = list.dataset;
   const received = Date.parse(row.dataset.received);
-  return (!state || row.dataset.state === state)
+  return row.dataset.backfilled === backfilled
+    && (!state || row.dataset.state === state)
     && (!finding || row.dataset.finding === finding)
     && (!attention || row.dataset.attention === attention)
     && (!feedback || says(row, feedback))
