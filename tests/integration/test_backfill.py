@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 
 from service.core import backfill, tally
 from service.core.backfill import Query
+from service.core.claims import claim_in_turn, claim_live_first, moments
 from service.core.completion import conclude_due_studies
 from service.core.enqueue import _READY
 from service.core.leases import (
@@ -19,10 +20,7 @@ from service.core.leases import (
     REPORT,
     STAGES,
     Stage,
-    claim_in_turn,
-    claim_live_first,
     count_ready,
-    moments,
     release,
 )
 from service.core.ledger import now
