@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 PROCESSES := -n 2 --dist worksteal
 # Test processes side by side: one thread of torch each.
 check test test-long soak: export OMP_NUM_THREADS := 1
+# The many processes that tests start take what the first of them compiled.
+unexport PYTHONDONTWRITEBYTECODE
 # Each with a file it installs.
 DEBIAN_PACKAGES := \
 	dcmtk:/usr/bin/storescu \

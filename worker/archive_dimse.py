@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import evt
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -21,6 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from service.core.destination import Destination
 from service.core.eligibility import RADIOGRAPH_CLASSES
 from service.core.errors import DeliveryError, HilumError
+from service.core.file_meta import FileMeta, written_file_meta
 from service.core.syntaxes import OFFERED
 from worker.archive import ArchiveError, Door, Given, PastSeries, PastStudy
 from worker.association import associate, requestor
@@ -58,7 +59,7 @@ class DimseArchive:
     """
 
     def __init__(self, source: Destination, ae_title: str, way: str) -> None:
-        self._name, self._ae_title = source.name, ae_title
+        self._source, self._name, self._ae_title = source, source.name, ae_title
         self._door: Door | None = None
         self._taken, self._fault = 0, ""
         entity = requestor(ae_title)
@@ -178,7 +179,15 @@ class DimseArchive:
             return HilumError.dimse_status
         file = self._door.new_file(part10=False)
         try:
-            file.begin(event.file_meta)
+            syntax = UID(event.context.transfer_syntax)
+            uids = UID(request.AffectedSOPClassUID), UID(request.AffectedSOPInstanceUID)
+            meta = written_file_meta(
+                FileMeta(*uids, syntax),
+                PYNETDICOM_IMPLEMENTATION_UID,
+                PYNETDICOM_IMPLEMENTATION_VERSION,
+                self._source.ae_title,
+            )
+            file.begin(meta, syntax)
             file.write(request.DataSet.getbuffer())
             file.flush()
             if file.fault is not None:

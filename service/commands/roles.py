@@ -1,5 +1,6 @@
 """`hilum listen | api | scheduler | worker | migrate`: one role each, wired from the settings."""
 
+import gc
 import signal
 import sys
 import threading
@@ -43,6 +44,7 @@ def listen(settings: Settings) -> None:
     listener = Listener(settings, spool, ledger, live=live)
     listener.start()
     live.start()
+    gc.freeze()  # what is there now stays, and need not be looked through again and again
     if not settings.peers:
         _log.warning("listener.open", hint="any AE title may send: set HILUM_CALLING_AE_TITLES")
     _log.info(

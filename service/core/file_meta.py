@@ -1,8 +1,8 @@
-"""The file meta information of a file that somebody else wrote (PS3.10 7.1).
+"""File meta information (PS3.10 7.1): of a file that somebody else wrote, and for one that we write.
 
-Read strictly and without a parser that follows it anywhere: where the data set begins, and how it is encoded,
-decides what its digest covers and what is looked at before it is parsed. A file whose meta information is
-wrong is refused, because a wrong length would let two different data sets count as the same one.
+The former is read strictly and without a parser that follows it anywhere: where the data set begins, and how
+it is encoded, decides what its digest covers and what is looked at before it is parsed. A file whose meta
+information is wrong is refused, because a wrong length would let two different data sets count as the same.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ MAX_BYTES = 64 * 1024
 """Of the group; without private information it has a few hundred."""
 _PREAMBLE = 128
 _GROUP_LENGTH, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x0000, 0x0002, 0x0003, 0x0010
+_IMPLEMENTATION_CLASS_UID, _IMPLEMENTATION_VERSION_NAME, _SENDING_AE_TITLE = 0x0012, 0x0013, 0x0017
 _NOT_AS_LONG = "the file meta information is not as long as it says"
 _SHORT, _LONG, _TAG = Struct("<H"), Struct("<L"), Struct("<HH")
 
@@ -57,6 +58,24 @@ def read_file_meta(path: Path) -> FileMeta:
     if len(group) < length or following == b"\x02\x00":
         raise Unreadable(_NOT_AS_LONG)
     return _named(dict(_elements(group)))
+
+
+def written_file_meta(
+    meta: FileMeta, implementation_class_uid: str, implementation_version_name: str, sending_ae_title: str
+) -> bytes:
+    """Return group 0002 of a file that we write, as pydicom would encode it."""
+    elements = b"".join(
+        (
+            b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",
+            _element(_SOP_CLASS_UID, b"UI", meta.sop_class_uid),
+            _element(_SOP_INSTANCE_UID, b"UI", meta.sop_instance_uid),
+            _element(_TRANSFER_SYNTAX_UID, b"UI", meta.transfer_syntax_uid),
+            _element(_IMPLEMENTATION_CLASS_UID, b"UI", implementation_class_uid),
+            _element(_IMPLEMENTATION_VERSION_NAME, b"SH", implementation_version_name),
+            _element(_SENDING_AE_TITLE, b"AE", sending_ae_title),
+        )
+    )
+    return _element_head(_GROUP_LENGTH, b"UL", 4) + _LONG.pack(len(elements)) + elements
 
 
 def sending_ae_title(path: Path) -> str:
@@ -118,3 +137,14 @@ def _named(values: dict[int, bytes]) -> FileMeta:
         uid(_SOP_INSTANCE_UID, "MediaStorageSOPInstanceUID"),
         uid(_TRANSFER_SYNTAX_UID, "TransferSyntaxUID"),
     )
+
+
+def _element(element: int, vr: bytes, text: str) -> bytes:
+    value = text.encode("ascii", "replace")
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    return _element_head(element, vr, len(value)) + value
+
+
+def _element_head(element: int, vr: bytes, length: int) -> bytes:
+    return _TAG.pack(0x0002, element) + vr + _SHORT.pack(length)

@@ -2,7 +2,7 @@
 
 import mmap
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from io import BytesIO
@@ -17,6 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEnd
 
 from service.core.errors import Refused, Unreadable
 from service.core.identifiers import checked_uid
+from service.core.plain import plain_values
 from service.core.shape import check_shape
 
 # Up to Presentation LUT Shape everything that decides lies before the pixels; what a modality may have put
@@ -62,12 +63,15 @@ _KEYWORDS = [
     "BitsAllocated",
     "BurnedInAnnotation",
 ]
+_WANTED = frozenset(int(Tag(keyword)) for keyword in _KEYWORDS)
 _DAYS_PER_YEAR = 365.2425
 # What may stand in a date and time, and no word.
 _MOMENT = re.compile(r"[0-9.:+-]{1,64}")
 # PS3.5 6.2, DA and TM; the older forms with dots and colons are taken too.
 _DATE, _TIME = re.compile(r"[0-9]{8}"), re.compile(r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?")
 _OFFSET = re.compile(r"[+-][0-9]{4}")
+# Pydicom's data set, or what `service.core.plain` says of one.
+Values = Dataset | Mapping[str, Any]
 _AGE_UNIT_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_PER_YEAR, "D": 1 / _DAYS_PER_YEAR}
 
 
@@ -170,8 +174,7 @@ def read_header(path: Path, head: Head | None = None) -> Header:
         When one of those UIDs is malformed.
     """
     try:
-        dataset = _read_head(head) or _read(path, _KEYWORDS)
-        return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
+        return _of_head(head) or _of_file(path)
     except (Refused, OSError):
         raise
     except Exception as fault:  # pydicom raises nearly anything on broken bytes (pydicom issue 2336)
@@ -198,17 +201,17 @@ def read_attributes(path: Path, keywords: Sequence[str]) -> Dataset:
         raise Unreadable(f"{' and '.join(keywords)} cannot be read ({type(fault).__name__})") from None
 
 
-def header_of(dataset: Dataset, transfer_syntax_uid: Any) -> Header:
+def header_of(dataset: Values, transfer_syntax_uid: Any) -> Header:
     """Return the header of a data set already in memory; see `read_header`."""
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not dataset.get(keyword):
             raise Unreadable(f"the data set has no {keyword}")
     study_description = _text(dataset, "StudyDescription")
     return Header(
-        sop_class_uid=checked_uid(dataset.SOPClassUID, "SOPClassUID"),
-        sop_instance_uid=checked_uid(dataset.SOPInstanceUID, "SOPInstanceUID"),
-        study_instance_uid=checked_uid(dataset.StudyInstanceUID, "StudyInstanceUID"),
-        series_instance_uid=checked_uid(dataset.SeriesInstanceUID, "SeriesInstanceUID"),
+        sop_class_uid=checked_uid(dataset.get("SOPClassUID"), "SOPClassUID"),
+        sop_instance_uid=checked_uid(dataset.get("SOPInstanceUID"), "SOPInstanceUID"),
+        study_instance_uid=checked_uid(dataset.get("StudyInstanceUID"), "StudyInstanceUID"),
+        series_instance_uid=checked_uid(dataset.get("SeriesInstanceUID"), "SeriesInstanceUID"),
         transfer_syntax_uid=UID(str(transfer_syntax_uid or "")),
         modality=_text(dataset, "Modality").upper(),
         image_type=_values(dataset, "ImageType"),
@@ -253,13 +256,22 @@ def _read(path: Path, keywords: Sequence[str]) -> Dataset:
     return dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(keywords))
 
 
-def _read_head(head: Head | None) -> Dataset | None:
-    """Return what `_read` would, None when the beginning does not tell."""
+def _of_head(head: Head | None) -> Header | None:
+    """Return what `_of_file` would, None when the beginning does not tell."""
     if head is None or head.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         return None
-    if not check_shape(head.content, head.transfer_syntax_uid, head.start, _tags(_KEYWORDS)):
+    walked = check_shape(head.content, head.transfer_syntax_uid, head.start, _WANTED)
+    if not walked.whole:
         return None
-    return dcmread(BytesIO(head.content), force=True, stop_before_pixels=True, specific_tags=_KEYWORDS)
+    values: Values | None = plain_values(head.content, walked, _KEYWORDS)
+    if values is None:
+        values = dcmread(BytesIO(head.content), force=True, stop_before_pixels=True, specific_tags=_KEYWORDS)
+    return header_of(values, head.transfer_syntax_uid)
+
+
+def _of_file(path: Path) -> Header:
+    dataset = _read(path, _KEYWORDS)
+    return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
 
 
 def check_before_reading(path: Path, wanted: frozenset[int]) -> None:
@@ -282,7 +294,7 @@ def _tags(keywords: Sequence[str]) -> frozenset[int]:
     return frozenset(int(Tag(keyword)) for keyword in keywords)
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
+def _text(dataset: Values, keyword: str) -> str:
     value = dataset.get(keyword)
     return "" if value is None else str(value).replace("\0", "").strip()
 
@@ -291,24 +303,24 @@ def _matched(pattern: re.Pattern[str], text: str) -> str:
     return text if pattern.fullmatch(text) else ""
 
 
-def _values(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+def _values(dataset: Values, keyword: str) -> tuple[str, ...]:
     value = dataset.get(keyword)
     if value is None or isinstance(value, str):
         return tuple(value.upper().split("\\")) if value else ()
     return tuple(str(item).strip().upper() for item in value)
 
 
-def _codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+def _codes(dataset: Values, keyword: str) -> tuple[str, ...]:
     items: Iterable[Dataset] = dataset.get(keyword, ())
     return tuple(str(item.get("CodeValue", "")) for item in items)
 
 
-def _number(dataset: Dataset, keyword: str, absent: int) -> int:
+def _number(dataset: Values, keyword: str, absent: int) -> int:
     value = dataset.get(keyword)
     return absent if value in (None, "") else int(value)
 
 
-def _age_years(dataset: Dataset) -> float | None:
+def _age_years(dataset: Values) -> float | None:
     age = _text(dataset, "PatientAge").upper()
     if len(age) >= 2 and age[:-1].isdigit() and age[-1] in _AGE_UNIT_YEARS:
         return int(age[:-1]) * _AGE_UNIT_YEARS[age[-1]]
@@ -318,14 +330,14 @@ def _age_years(dataset: Dataset) -> float | None:
     return None
 
 
-def _acquired_at(dataset: Dataset) -> str:
+def _acquired_at(dataset: Values) -> str:
     whole = _text(dataset, "AcquisitionDateTime")
     date_alone, time_alone = _text(dataset, "AcquisitionDate"), _text(dataset, "AcquisitionTime")
     found = whole or (date_alone + time_alone if date_alone and time_alone else "")
     return found if _MOMENT.fullmatch(found) else ""
 
 
-def _date(dataset: Dataset, keyword: str) -> date | None:
+def _date(dataset: Values, keyword: str) -> date | None:
     try:
         return datetime.strptime(_text(dataset, keyword).replace(".", ""), "%Y%m%d").date()
     except ValueError:

@@ -54,7 +54,7 @@ def report_uid(
     settings
         Whatever setting changes the content (threshold, population rule), as stable text.
     sources
-        (SOP Instance UID, SHA-256 of the received bytes) of each image behind the report, in any order.
+        (SOP Instance UID, digest of the received data set) of each image behind the report, in any order.
     header_revision
         Number of header corrections the study has seen.
     build

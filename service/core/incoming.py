@@ -2,16 +2,12 @@
 
 import ctypes
 import fcntl
-import hashlib
 import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from service.core.errors import HilumError, OutOfResources, TooLarge
@@ -46,7 +42,7 @@ class IncomingFile:
         self._written = self._on_its_way = 0
         self._head = bytearray()
         self._start, self._transfer_syntax_uid = 0, UID("")
-        self._digest: hashlib._Hash | None = None
+        self._digest: DataSetDigest | None = None
         while self.fault is None and not self._opened():
             self.path = _new_path(folder)
 
@@ -62,23 +58,21 @@ class IncomingFile:
     def closed(self) -> bool:
         return self._descriptor < 0
 
-    def begin(self, file_meta: FileMetaDataset) -> None:
-        """Write preamble and file meta information (PS3.10 7.1); they count for nothing.
+    def begin(self, file_meta: bytes, transfer_syntax_uid: UID) -> None:
+        """Write preamble and file meta information (PS3.10 7.1), given as encoded; they count for nothing.
 
         What is written afterwards is the data set: `digest` and `head` are of it.
         """
-        group = DicomBytesIO()
-        write_file_meta_info(group, file_meta)
-        content = bytes(128) + b"DICM" + group.getvalue()
+        content = bytes(128) + b"DICM" + file_meta
         self._left += len(content)
         self.write(content)
-        self._start, self._transfer_syntax_uid = len(content), UID(str(file_meta.TransferSyntaxUID))
+        self._start, self._transfer_syntax_uid = len(content), transfer_syntax_uid
         self._digest = DataSetDigest()
 
     @property
     def digest(self) -> str | None:
         """The digest of what came behind the file meta information; None where that was not told apart."""
-        return None if self._digest is None else self._digest.hexdigest()
+        return None if self._digest is None else self._digest.text
 
     @property
     def head(self) -> Head | None:

@@ -6,6 +6,7 @@ inside one. `Ledger` is opened after a fork, never before.
 """
 
 import secrets
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from filelock import FileLock
 from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import TimeoutError
 from sqlalchemy.orm import Session
 
 from service.core import postgresql
@@ -64,6 +66,8 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
+        # SQLite lets whoever finds it locked sleep and look again, up to 100 ms: threads wait in line here.
+        self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -74,11 +78,27 @@ class Ledger:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Give a session whose changes are committed at the end, or not at all when an exception leaves."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self._in_turn(),
+            Session(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             session.connection(execution_options={"hilum_writes": True})
             yield session
         for call in session.info.get(_AFTERWARDS, ()):
             call()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+        elif self._turn.acquire(timeout=_BUSY_SECONDS):
+            try:
+                yield
+            finally:
+                self._turn.release()
+        else:
+            raise TimeoutError("another thread has been writing to the ledger for too long")
 
     def installation(self) -> str:
         """Return the identity of this installation, a random UUID from the first migration on."""

@@ -109,8 +109,11 @@ class Intake:
         if verdict.eligibility is not Eligibility.IGNORED:
             kept = self._spool.keep(arrival.path)
             failpoint("receive.kept")
+        path = self._spool.absolute(kept) if kept else arrival.path
         origin = Origin(arrival.backfill_id, arrival.move_originator)
-        entry = Entry(header, verdict, decision, arrival.calling_ae_title, digest, size, kept, note, origin)
+        entry = Entry(
+            header, verdict, decision, arrival.calling_ae_title, digest, size, path, kept, note, origin
+        )
         try:
             outcome = self._recorder.record(entry)
         except OutOfResources:
@@ -153,6 +156,7 @@ class Intake:
                 calling_ae_title,
                 digest,
                 size,
+                path,
                 relative,
                 None,
                 Origin(adopted=True),

@@ -1,12 +1,15 @@
 """An object's entry in the ledger: what it becomes there, and what its coming changes in its study.
 
-One transaction an object. What is new is inserted by its table: an object of the session costs three times as
-much, and nothing here asks for one again.
+What comes while a transaction is written shares the next one, and its wait for the disk. What is new is
+inserted by its table: an object of the session costs three times as much, and nothing here asks for it again.
 """
 
-from dataclasses import dataclass
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import Table, bindparam, insert, or_, select, tuple_
@@ -17,7 +20,7 @@ from service.core import tally
 from service.core.backfill import go_live, of_adopted
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, says_chest
-from service.core.errors import OutOfResources
+from service.core.errors import HilumError, OutOfResources
 from service.core.header import STUDY_ATTRIBUTES, Header
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
@@ -27,7 +30,7 @@ from service.core.retry import retry_instance
 from service.core.rules import Decision
 from service.core.settings import Settings
 from service.core.settlement import settle
-from service.core.spool import Spool
+from service.core.spool import DIGEST_PREFIX, Spool, older_data_set_digest
 from service.core.states import REPORTABLE_INSTANCES, FetchState, InstanceState, StudyState
 from service.core.tables import (
     BackfillStudy,
@@ -38,6 +41,7 @@ from service.core.tables import (
     Subject,
     Tombstone,
     TombstoneInstance,
+    UtcDateTime,
 )
 from service.core.terms import MODALITIES, PRESENTATION_INTENTS, VIEW_POSITIONS, term
 from service.core.tombstones import ignored_as_erased
@@ -74,8 +78,8 @@ class Origin:
 class Entry:
     """What is to be written of one object.
 
-    `kept` is the path of its file in the ledger's words, None when it has none; `calling_ae_title` is empty
-    when nobody knows who sent it.
+    `path` is where its file lies now; `kept` is that in the ledger's words, None when it is not kept.
+    `calling_ae_title` is empty when nobody knows who sent it.
     """
 
     header: Header
@@ -84,6 +88,7 @@ class Entry:
     calling_ae_title: str
     digest: str
     size: int
+    path: Path
     kept: str | None
     note: Note | None = None
     origin: Origin = Origin()
@@ -103,6 +108,7 @@ _ERASED = select(Tombstone.id).where(
         ),
     )
 )
+_DIGESTS = select(Instance.digest).where(Instance.sop_instance_uid == bindparam("instance"))
 # Whether there is anything of what is rare: each is then asked for by itself, and locked.
 _RARE = select(
     _ERASED.limit(1).scalar_subquery(),
@@ -111,15 +117,37 @@ _RARE = select(
     .where(Rejection.study_id == bindparam("study_id"), Rejection.sop_instance_uid == bindparam("instance"))
     .limit(1)
     .scalar_subquery(),
+    _DIGESTS.where(Instance.digest.not_like(f"{DIGEST_PREFIX}%")).limit(1).scalar_subquery(),
     select(BackfillStudy.backfill_id)
-    .where(BackfillStudy.study_instance_uid == bindparam("study"), BackfillStudy.state == FetchState.MOVING)
+    .where(
+        BackfillStudy.study_instance_uid == bindparam("study"),
+        BackfillStudy.state == FetchState.MOVING,
+        BackfillStudy.at > bindparam("moved_since", type_=UtcDateTime),
+    )
     .limit(1)
     .scalar_subquery(),
 )
 
 
+# No archive takes longer from our C-MOVE to its last object: what was asked for before is forgotten.
+_LONGEST_MOVE = timedelta(hours=1)
+
+
+class _CameBeforeError(Exception):
+    """It came in a version that took other digests, by which its new bytes are to be compared."""
+
+
+class _Turn:
+    """An entry that waits to be written, and then what became of it."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.outcome: Outcome | None = None
+        self.fault: Exception | None = None
+
+
 class Recorder:
-    """Writes entries into the ledger."""
+    """Writes entries into the ledger, for any number of threads."""
 
     def __init__(self, ledger: Ledger, spool: Spool, settings: Settings, live: Live) -> None:
         self._ledger = ledger
@@ -128,6 +156,8 @@ class Recorder:
         self._longest = timedelta(seconds=settings.study_max_wait_seconds)
         self._live = live
         self._ae_title = settings.ae_title
+        self._waiting: deque[_Turn] = deque()
+        self._writing = threading.Lock()
 
     def record(self, entry: Entry) -> Outcome:
         """Write an entry, on disk when this returns.
@@ -136,11 +166,60 @@ class Recorder:
         ------
         OutOfResources
             When the files of its study are being removed.
+        SQLAlchemyError
+            When the ledger cannot be written now.
         """
-        for last_try in (False, False, True):
+        turn = _Turn(entry)
+        self._waiting.append(turn)
+        with self._writing:
+            if turn.outcome is None and turn.fault is None:  # nobody else wrote it meanwhile
+                self._write_waiting()
+        if turn.fault is not None:
+            raise turn.fault
+        assert turn.outcome is not None
+        return turn.outcome
+
+    def _write_waiting(self) -> None:
+        turns = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            if len(turns) == 1 or not self._write_together(turns):
+                for turn in turns:
+                    self._write(turn)
+        except Exception as fault:  # the ledger is away, for all of them
+            for turn in turns:
+                if turn.outcome is None:
+                    turn.fault = turn.fault or fault
+
+    def _write_together(self, turns: list[_Turn]) -> bool:
+        """Write entries in one transaction; False when one of them stands in the way of the others."""
+        # Two processes lock the rows of studies in the same order.
+        turns = sorted(turns, key=lambda turn: turn.entry.header.study_instance_uid)
+        outcomes = []
+        try:
+            with self._ledger.write() as session:
+                for turn in turns:
+                    outcomes.append(self._record(session, turn.entry))
+                    session.flush()
+                    session.expire_all()
+        except (HilumError, IntegrityError, _CameBeforeError):
+            return False
+        for turn, outcome in zip(turns, outcomes, strict=True):
+            turn.outcome = outcome
+        return True
+
+    def _write(self, turn: _Turn) -> None:
+        try:
+            turn.outcome = self._alone(turn.entry)
+        except HilumError as fault:
+            turn.fault = fault
+
+    def _alone(self, entry: Entry) -> Outcome:
+        for last_try in (False, False, False, True):
             try:
                 with self._ledger.write() as session:
                     return self._record(session, entry)
+            except _CameBeforeError:
+                entry = replace(entry, digest=older_data_set_digest(entry.path))
             except IntegrityError:
                 # Another sender committed the same study or instance first: the next look finds it.
                 if last_try:
@@ -153,7 +232,8 @@ class Recorder:
         study = session.scalars(_STUDY, names).one_or_none()
         # After the study's row is locked: who erases it holds that.
         names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
-        erased, known, rejected, asked = session.connection().execute(_RARE, names).one()
+        names |= {"moved_since": moment - _LONGEST_MOVE}
+        erased, known, rejected, older, asked = session.connection().execute(_RARE, names).one()
         if erased is not None and ignored_as_erased(
             session, header.study_instance_uid, header.sop_instance_uid
         ):
@@ -161,17 +241,15 @@ class Recorder:
         backfill_id = self._backfill_of(session, study, entry, asked)
         if backfill_id is not None and study is not None and study.backfill_id != backfill_id:
             return Outcome.DUPLICATE  # somebody sends it, and is served as everybody
-        if study is not None and study.removing and entry.kept is not None:
-            raise OutOfResources("the files of its study are being removed just now")
+        _check(study, entry, older)
         goes_live = self._goes_live(session, study, entry, backfill_id)
         if known is not None and study is not None:
             found = session.scalars(_KNOWN.with_for_update(), names).first()
             if found is not None:
                 return self._known(session, study, found, entry, goes_live=goes_live)
         state, verdict = _STATE[entry.verdict.eligibility], entry.verdict
-        if rejected is not None and study is not None and state != InstanceState.IGNORED:
-            why = rejection_of(session, study, header.sop_instance_uid)
-            state, verdict = InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why or "")
+        if rejected is not None and study is not None:
+            state, verdict = _as_rejected(session, study, entry, state)
         if study is None:
             study_id = self._new_study(session, header, verdict, moment, backfill_id)
             subject_id = _new_subject(session, study_id, header)
@@ -321,10 +399,28 @@ class Recorder:
             study.due_at = moment + self._quiet
 
 
+def _check(study: Study | None, entry: Entry, older: str | None) -> None:
+    """Keep an entry from being written now, or by this digest; `older`: one as earlier versions took it."""
+    if study is not None and study.removing and entry.kept is not None:
+        raise OutOfResources("the files of its study are being removed just now")
+    if older is not None and entry.digest.startswith(DIGEST_PREFIX):
+        raise _CameBeforeError
+
+
 def _insert(session: Session, table: type[Base], **values: Any) -> int:
     """Insert a row and return its id."""
     done = session.connection().execute(insert(cast(Table, table.__table__)), values)
     return int(done.inserted_primary_key[0])  # type: ignore[index]
+
+
+def _as_rejected(
+    session: Session, study: Study, entry: Entry, state: InstanceState
+) -> tuple[InstanceState, Verdict]:
+    """Return what becomes of an object that a note names, if anything else would."""
+    if state == InstanceState.IGNORED:
+        return state, entry.verdict
+    why = rejection_of(session, study, entry.header.sop_instance_uid)
+    return InstanceState.REJECTED, Verdict(Eligibility.IGNORED, why or "")
 
 
 def _is_needed(study: Study, known: Instance, *, goes_live: bool) -> bool:

@@ -7,7 +7,9 @@ else: bytes that are no data set end the walk, and pydicom says what they are.
 
 import mmap
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from struct import Struct, error
+from typing import Literal, NamedTuple
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.uid import UID, ExplicitVRBigEndian
@@ -23,9 +25,11 @@ MAX_VALUE_BYTES = 1 << 20
 MAX_HELD_BYTES, MAX_HELD_ELEMENTS = 64 << 20, 50_000
 """Of one sequence that is taken apart, to be read or because nothing else tells where it ends."""
 
-_UNDEFINED = 0xFFFFFFFF
+UNDEFINED = 0xFFFFFFFF
+"""The length of what ends with a delimiter (PS3.5 7.1)."""
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+_CODE_VALUE = 0x00080100
 _PIXELS = 0x7FE00000
 # Where pydicom stops before them: Float, Double Float and Pixel Data.
 _PIXEL_DATA = {0x7FE00008, 0x7FE00009, 0x7FE00010}
@@ -33,10 +37,47 @@ _PIXEL_DATA = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 Content = bytes | mmap.mmap
 
 
+class Place(NamedTuple):
+    """Where the value of an element begins, and the length that it states.
+
+    `vr` is None where its bytes say none.
+    """
+
+    vr: bytes | None
+    begin: int
+    length: int
+
+
+@dataclass
+class Walked:
+    """What a walk came by.
+
+    Attributes
+    ----------
+    whole
+        Whether the pixels came, and so everything before them.
+    implicit, byte_order
+        How the data set is encoded.
+    places
+        Those of the wanted elements of the top level that are there, the last where one is there twice.
+    well_nested
+        Whether sequences are made of items, and everything ends with what it is in or before it (PS3.5 7.5).
+    codes
+        Of wanted sequences, by tag: where the Code Value of each item lies, None where it has none.
+    """
+
+    implicit: bool
+    byte_order: Literal["little", "big"]
+    whole: bool = False
+    places: dict[int, Place] = field(default_factory=dict)
+    well_nested: bool = True
+    codes: dict[int, list[Place | None]] = field(default_factory=dict)
+
+
 def check_shape(
     content: Content, transfer_syntax_uid: UID | None, start: int, wanted: Collection[int]
-) -> bool:
-    """Walk over the data set in `content`, from byte `start` to its pixels; return whether they came.
+) -> Walked:
+    """Walk over the data set in `content`, from byte `start` to its pixels.
 
     Parameters
     ----------
@@ -53,16 +94,19 @@ def check_shape(
     Unreadable
         When it nests too deep, has too many elements, or needs too much memory to be read.
     """
-    order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
     implicit = not all(0x41 <= letter <= 0x5A for letter in content[start + 4 : start + 6])
-    return _Walk(content, order, wanted).over(start, implicit)
+    walked = Walked(implicit, "big" if transfer_syntax_uid == ExplicitVRBigEndian else "little")
+    walked.whole = _Walk(content, walked, wanted).over(start)
+    return walked
 
 
 class _Walk:
     """One walk over tags and lengths."""
 
-    def __init__(self, content: Content, order: str, wanted: Collection[int]) -> None:
+    def __init__(self, content: Content, walked: Walked, wanted: Collection[int]) -> None:
         self._content = content
+        self._walked = walked
+        order = ">" if walked.byte_order == "big" else "<"
         self._tag = Struct(f"{order}HH")
         self._short = Struct(f"{order}H")
         self._long = Struct(f"{order}L")
@@ -72,8 +116,10 @@ class _Walk:
         # Of each open sequence or item: its end (None: a delimiter ends it), and whether it is implicit VR.
         self._open: list[tuple[int | None, bool]] = []
         self._held_from: tuple[int, int] | None = None
+        self._codes: list[Place | None] | None = None
 
-    def over(self, position: int, implicit: bool) -> bool:
+    def over(self, position: int) -> bool:
+        """Return whether the pixels came."""
         for number in range(MAX_ELEMENTS):
             self._leave(position)
             if position + 8 > len(self._content):
@@ -84,7 +130,7 @@ class _Walk:
                 # What tells how long they are is there too.
                 return tag in _PIXEL_DATA and position + 12 <= len(self._content)
             try:
-                position = self._past(tag, position, number, implicit)
+                position = self._past(tag, position, number)
             except error:
                 return False
             if position < 0:
@@ -95,21 +141,35 @@ class _Walk:
     def _leave(self, position: int) -> None:
         while self._open and (end := self._open[-1][0]) is not None and position >= end:
             self._open.pop()
+            self._walked.well_nested &= position == end
 
-    def _past(self, tag: int, position: int, number: int, implicit: bool) -> int:
+    def _past(self, tag: int, position: int, number: int) -> int:
         """Return where the next element, item or delimiter begins; negative when nowhere."""
+        in_sequence = len(self._open) % 2 == 1
         if tag in (_END_OF_ITEM, _END_OF_SEQUENCE):
-            if self._open:
-                self._open.pop()
+            if not self._open or self._open.pop()[0] is not None or in_sequence == (tag == _END_OF_ITEM):
+                self._walked.well_nested = False
             return position + 8
-        if self._open:
-            implicit = self._open[-1][1]
+        self._walked.well_nested &= in_sequence == (tag == _ITEM)
+        implicit = self._open[-1][1] if self._open else self._walked.implicit
         vr, length, begin = self._head(position, tag, implicit)
-        undefined = length == _UNDEFINED
+        undefined = length == UNDEFINED
         if not self._open:
-            self._held_from = (position, number) if undefined or tag in self._wanted else None
-            if not undefined and length > MAX_VALUE_BYTES and tag in self._wanted:
-                raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is too long to be read")
+            is_wanted = tag in self._wanted
+            self._held_from = (position, number) if undefined or is_wanted else None
+            if is_wanted:
+                if not undefined and length > MAX_VALUE_BYTES:
+                    raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is too long to be read")
+                self._walked.places[tag] = Place(vr, begin, length)
+                # Filled with what follows while this is open.
+                self._codes = self._walked.codes[tag] = []
+            else:
+                self._codes = None
+        elif self._codes is not None:
+            if tag == _ITEM and len(self._open) == 1:
+                self._codes.append(None)
+            elif tag == _CODE_VALUE and len(self._open) == 2 and self._codes:
+                self._codes[-1] = Place(vr, begin, length)
         if tag == _ITEM or self._is_sequence(vr, tag, length, begin):
             # PS3.5 6.2.2: what is inside an element of VR UN is implicit VR.
             self._open.append((None if undefined else begin + length, implicit or vr == b"UN"))
@@ -147,7 +207,7 @@ class _Walk:
             return True
         if vr not in (None, b"UN"):
             return False
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             return True
         begins_as_one = length >= 8 and self._content[begin : begin + 4] == self._item
         return begins_as_one and (not dictionary_has_tag(tag) or dictionary_VR(tag) == "SQ")

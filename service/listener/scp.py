@@ -34,7 +34,7 @@ from service.listener.callers import Callers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import commitment_context, storage_contexts, verification_context
 from service.listener.transport import Handler, Server
-from service.listener.upper import missing_internals
+from service.listener.upper import missing_internals, remember_uids
 
 # Shorter than the supervisor waits: `service.commands.up`.
 _DRAIN_SECONDS = 15.0
@@ -110,6 +110,7 @@ class Listener:
             _log.warning("listener.unbounded", missing=missing, hint="install the pinned pynetdicom")
             self._start_plain(handlers)
             return
+        remember_uids()
         if removed := remove_leftovers(self._spool.incoming):
             _log.info("listener.leftovers_removed", files=removed)
         slots = Slots.of(self._settings)

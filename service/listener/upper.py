@@ -18,22 +18,30 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache, wraps
 from typing import Any
 
 import structlog
-from pynetdicom import AE
+from pynetdicom import (
+    AE,
+    PYNETDICOM_IMPLEMENTATION_UID,
+    PYNETDICOM_IMPLEMENTATION_VERSION,
+    pdu_items,
+    presentation,
+)
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import create_file_meta
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
 from service.core.errors import InvalidUID, Refused
+from service.core.file_meta import FileMeta, written_file_meta
 from service.core.identifiers import checked_uid
 from service.core.incoming import IncomingFile
+from service.listener.commands import store_request, store_response
 from service.listener.connection import Came
 
 # How soon is seen what other threads want: an end, or a response to an N-EVENT-REPORT.
@@ -43,8 +51,9 @@ _LONGEST_MESSAGE = 64 * 1024
 # We negotiate no asynchronous operations: one request at a time, and some patience.
 _MOST_MESSAGES = 16
 _NO_UID = "0.0"
+_LONGEST_UID = 64 + 1  # with its padding
 _DATA_TRANSFER, _AWAITING_CLOSE = "Sta6", "Sta13"
-_LAST_FRAGMENT = b"\x02"
+_LAST_FRAGMENT, _LAST_OF_COMMAND = b"\x02", b"\x03"
 _log = structlog.get_logger()
 
 NewFile = Callable[[], IncomingFile]
@@ -66,14 +75,38 @@ def missing_internals() -> list[str]:
         *((AssociationSocket, name) for name in ("ready", "recv", "send")),
         *((DIMSEMessage(), f"_data_set_{name}") for name in ("file", "path")),
         *((DIMSEMessage(), name) for name in ("encoded_command_set", "data_set", "context_id")),
-        *((C_STORE(), f"_dataset_{name}") for name in ("file", "path")),
+        *((C_STORE(), name) for name in ("_dataset_file", "_dataset_path", "_context_id")),
         (select, "poll"),
+        *((module, "set_uid") for module in (pdu_items, presentation)),
     ]
     return [
         f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
         for owner, name in needed
         if not hasattr(owner, name)
     ]
+
+
+def remember_uids() -> None:
+    """Let pynetdicom check a UID of a negotiation once in this process, rather than in each of its objects.
+
+    Of an association with 120 contexts that is more than half of the work.
+    """
+    for module in (pdu_items, presentation):
+        names: dict[str, Any] = vars(module)
+        if not hasattr(names["set_uid"], "remembered"):
+            names["set_uid"] = _remembering(names["set_uid"])
+
+
+def _remembering(set_uid: Callable[..., Any]) -> Callable[..., Any]:
+    remembered = lru_cache(maxsize=4096)(set_uid)
+
+    @wraps(set_uid)
+    def set_known_uid(value: Any, *arguments: Any, **options: Any) -> Any:
+        is_short = isinstance(value, (str, bytes)) and len(value) <= _LONGEST_UID
+        return (remembered if is_short else set_uid)(value, *arguments, **options)
+
+    vars(set_known_uid)["remembered"] = remembered
+    return set_known_uid
 
 
 class Upper(DULServiceProvider):
@@ -142,12 +175,12 @@ class Upper(DULServiceProvider):
         """Read a PDU; of a data set that goes to a file, all that has come."""
         messages: Any = self.assoc.dimse
         connection: Any = self.socket
-        file = messages.file
+        context_id, file = messages.context_id, messages.file
         if file is None or self.state_machine.current_state != _DATA_TRANSFER:
             super()._read_pdu_data()
             return
         try:
-            came = connection.fragments(messages.message.context_id, file.write)
+            came = connection.fragments(context_id, file.write)
         except OSError:
             self.event_queue.put("Evt17")
             return
@@ -164,12 +197,23 @@ class Messages(DIMSEServiceProvider):
         super().__init__(association)
         self._new_file = new_file
         self._files: list[IncomingFile] = []
+        # A C-STORE whose data set is to come, where it was told without `message`.
+        self._store: C_STORE | None = None
 
     @property
     def file(self) -> IncomingFile | None:
         """Where the data set that comes next goes to; None where none is to come, or not into a file."""
+        if self._store is not None:
+            return self._store._dataset_file  # type: ignore[return-value]
         message = self.message
         return message._data_set_file if isinstance(message, C_STORE_RQ) else None  # type: ignore[return-value]
+
+    @property
+    def context_id(self) -> int | None:
+        """The presentation context of the message that is coming."""
+        if self._store is not None:
+            return self._store._context_id
+        return None if self.message is None else self.message.context_id
 
     def get_msg(self, block: bool = False) -> Any:
         """Return the next message, looking for it for a moment."""
@@ -180,11 +224,12 @@ class Messages(DIMSEServiceProvider):
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA one by one; what cannot be a message aborts the association."""
         try:
-            for fragment in primitive.presentation_data_value_list:
-                single = P_DATA()
-                single.presentation_data_value_list.append(fragment)
-                super().receive_primitive(single)
-                self._bound()
+            for context_id, fragment in primitive.presentation_data_value_list:
+                if not self._is_of_store(context_id, fragment):
+                    single = P_DATA()
+                    single.presentation_data_value_list.append((context_id, fragment))
+                    super().receive_primitive(single)
+                    self._bound()
         except Exception as fault:  # pynetdicom and pydicom raise nearly anything on broken bytes
             _log.warning(
                 "association.aborted", peer=self.assoc.requestor.address, reason=type(fault).__name__
@@ -194,13 +239,42 @@ class Messages(DIMSEServiceProvider):
     def complete(self) -> None:
         """Take the data set in `file` as whole."""
         last = P_DATA()
-        last.presentation_data_value_list.append((self.message.context_id, _LAST_FRAGMENT))  # type: ignore
+        last.presentation_data_value_list.append((self.context_id, _LAST_FRAGMENT))  # type: ignore
         self.receive_primitive(last)
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        """Send a message; the usual response of a C-STORE fits into a PDU of any peer."""
+        command_set = store_response(primitive) if isinstance(primitive, C_STORE) else None
+        if command_set is None:
+            super().send_msg(primitive, context_id)
+            return
+        response = P_DATA()
+        response.presentation_data_value_list.append((context_id, _LAST_OF_COMMAND + command_set))
+        self.dul.send_pdu(response)
 
     def discard(self) -> None:
         """Remove the files that no C-STORE handler took over."""
         for file in self._files:
             file.discard()
+
+    def _is_of_store(self, context_id: int, fragment: bytes) -> bool:
+        """Return whether a fragment is of a C-STORE in its usual form, and taken."""
+        if self._store is None:
+            if self.message is not None or fragment[:1] != _LAST_OF_COMMAND:
+                return False
+            self._store = store_request(fragment[1:], context_id)
+            if self._store is not None:
+                file = self._opened(self._store, context_id)
+                self._store._dataset_file, self._store._dataset_path = file, file.path  # type: ignore[assignment]
+            return self._store is not None
+        if fragment[0] & 1 or context_id != self._store._context_id:
+            raise Refused("a message within another one")
+        self._store._dataset_file.write(fragment[1:])  # type: ignore[union-attr]
+        if fragment[0] & 2:
+            self.msg_queue.put((context_id, self._store))
+            self._store = None
+            self._bound()
+        return True
 
     def _bound(self) -> None:
         if self.msg_queue.qsize() > _MOST_MESSAGES:
@@ -215,24 +289,29 @@ class Messages(DIMSEServiceProvider):
             raise Refused("a message longer than any that is offered")
 
     def _open(self, message: Any) -> None:
-        """Give the C-STORE that begins its file, with the file meta information in it."""
-        context = next(item for item in self.assoc.accepted_contexts if item.context_id == message.context_id)
-        command = message.command_set
+        """Give the C-STORE that begins its file."""
+        file = self._opened(message.command_set, message.context_id)
+        message._data_set_file, message._data_set_path = file, file.path
+
+    def _opened(self, command: Any, context_id: int) -> IncomingFile:
+        """Return a file with the file meta information of what is to come."""
+        context = next(item for item in self.assoc.accepted_contexts if item.context_id == context_id)
         self._files = [file for file in self._files if not file.closed]
         file = self._new_file()
         self._files.append(file)
         for keyword in ("AffectedSOPClassUID", "AffectedSOPInstanceUID"):
             try:
-                checked_uid(command.get(keyword), keyword)
+                checked_uid(getattr(command, keyword, None), keyword)
             except InvalidUID as fault:
                 # pynetdicom would abort where the sender is owed 0117.
                 file.refuse(fault)
                 setattr(command, keyword, _NO_UID)
-        file_meta = create_file_meta(
-            sop_class_uid=command.AffectedSOPClassUID,
-            sop_instance_uid=command.AffectedSOPInstanceUID,
-            transfer_syntax=context.transfer_syntax[0],
+        meta = FileMeta(
+            command.AffectedSOPClassUID, command.AffectedSOPInstanceUID, context.transfer_syntax[0]
         )
-        file_meta.SendingApplicationEntityTitle = self.assoc.requestor.ae_title.strip()
-        file.begin(file_meta)
-        message._data_set_file, message._data_set_path = file, file.path
+        sender = self.assoc.requestor.ae_title.strip()
+        file.begin(
+            written_file_meta(meta, PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, sender),
+            meta.transfer_syntax_uid,
+        )
+        return file

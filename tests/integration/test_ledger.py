@@ -27,11 +27,12 @@ from service.core.ledger import Ledger, check_migrated, migrate, now, open_engin
 from service.core.receive import Arrival, Intake, Outcome, sweep_incoming
 from service.core.retry import retry_study
 from service.core.settings import Settings, load
-from service.core.spool import Spool
+from service.core.spool import Spool, older_data_set_digest
 from service.core.states import AnalysisState, InstanceState, RevisionState, StudyState
 from service.core.tables import Analysis, Base, Instance, Model, Revision, Study, Subject
 from service.scheduler.scheduler import give_up_exhausted
 from tests import factories
+from tests.servers import eventually
 
 
 @pytest.fixture
@@ -190,6 +191,21 @@ def test_the_same_bytes_again_are_no_second_instance(intake: Intake, spool: Spoo
     assert len(list((spool.root / "spool").rglob("*.dcm"))) == 1
 
 
+def test_an_object_of_an_earlier_version_is_compared_by_the_digest_of_then(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    film = factories.phantom_chest()
+    arrive(intake, spool, film)
+    with ledger.write() as session:
+        (instance,) = session.scalars(select(Instance)).all()
+        instance.digest = older_data_set_digest(spool.absolute(str(instance.spool_path)))
+    assert arrive(intake, spool, film) is Outcome.DUPLICATE
+    film.PatientName = "Other^Spelling"
+    assert arrive(intake, spool, film) is Outcome.STORED
+    assert arrive(intake, spool, film) is Outcome.DUPLICATE
+    assert len(instances_of(ledger)) == 2
+
+
 def test_eight_senders_of_the_same_instance_make_one_row(
     intake: Intake, spool: Spool, ledger: Ledger
 ) -> None:
@@ -204,6 +220,26 @@ def test_eight_senders_of_the_same_instance_make_one_row(
         outcomes = list(senders.map(push, paths))
     assert sorted(outcomes) == ["duplicate"] * 7 + ["stored"]
     assert len(instances_of(ledger)) == 1
+
+
+def test_what_waits_is_written_together_and_one_that_may_not_come_keeps_no_other_one_out(
+    intake: Intake, spool: Spool, ledger: Ledger
+) -> None:
+    films = [factories.phantom_chest(number) for number in range(6)]
+    arrive(intake, spool, films[0])
+    with ledger.write() as session:
+        session.scalars(select(Study)).one().removing = True
+    again = factories.phantom_chest(0, SOPInstanceUID="1.2.3")
+    with ThreadPoolExecutor(6) as senders:
+        with ledger.write() as session:  # so that all of them wait
+            session.scalars(select(Study).with_for_update()).all()
+            came = [senders.submit(arrive, intake, spool, film) for film in (again, *films[1:])]
+            eventually(lambda: len(list((spool.root / "spool").rglob("*.dcm"))) == 7)
+        faults = [future.exception(30) for future in came]
+    assert isinstance(faults[0], OutOfResources)
+    assert faults[1:] == [None] * 5
+    assert len(instances_of(ledger)) == 6
+    assert not list(spool.incoming.iterdir())
 
 
 def test_a_ct_slice_is_answered_and_recorded_but_not_kept(

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pynetdicom import presentation
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.utils import set_uid
 
 from service.core.spool import data_set_digest
 from service.core.syntaxes import OFFERED, UNCOMPRESSED
@@ -234,11 +237,26 @@ def test_what_does_not_belong_into_a_data_set_is_judged_as_on_the_plain_path(
                 answers.append(-1)
             peer.socket.close()
             assert not running.rows()
-    # The plain path waits for the gigabyte.
-    assert answers == ([ABORT, -1] if name == "a PDU that is too long" else answers[:1] * 2)
+    # The plain path waits for the gigabyte, and takes a command for more of the one that came before.
+    otherwise = {"a PDU that is too long": -1, "a command": P_DATA}
+    assert answers == ([ABORT, otherwise[name]] if name in otherwise else answers[:1] * 2)
 
 
 def test_what_pynetdicom_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not upper.missing_internals()
     monkeypatch.delattr(DULServiceProvider, "_read_pdu_data")
     assert upper.missing_internals() == ["DULServiceProvider._read_pdu_data"]
+
+
+def test_a_uid_of_a_negotiation_is_checked_once_and_a_wrong_one_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presentation, "set_uid", set_uid)
+    upper.remember_uids()
+    upper.remember_uids()
+    first, again = PresentationContext(), PresentationContext()
+    first.abstract_syntax = again.abstract_syntax = "1.2.840.10008.1.1"
+    assert first.abstract_syntax is again.abstract_syntax
+    for _ in range(2):
+        with pytest.raises(ValueError, match="abstract_syntax"):
+            first.abstract_syntax = "1." * 40

@@ -43,7 +43,7 @@ def test_digest_and_head_are_those_of_the_file(tmp_path: Path, size: int) -> Non
     start = 144 + meta.FileMetaInformationGroupLength
     file = IncomingFile(tmp_path, len(content))
     assert (file.digest, file.head) == (None, None)
-    file.begin(meta)
+    file.begin(content[132:start], meta.TransferSyntaxUID)
     for at in range(start, len(content), 99_999):
         file.write(memoryview(content)[at : at + 99_999])
     file.close()
