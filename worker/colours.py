@@ -13,7 +13,8 @@ from worker.picture import eight_bit
 
 OPACITY = 0.55
 """Of the colour where the activation is 1; the film stays readable through it."""
-_OVERLAY_LONG_SIDE = 512
+# A network of so few places has nothing to say between them, and a browser that enlarges it is as smooth.
+_OVERLAY_LONG_SIDE = 256
 
 
 def overlay(film: NDArray[np.uint16], activation: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -44,7 +45,7 @@ def overlay_png(activation: NDArray[np.float32], rows: int, columns: int) -> byt
     image = Image.fromarray((resampled(activation, *size) * 255).astype(np.uint8), "P")
     image.putpalette(_palette())
     buffer = BytesIO()
-    image.save(buffer, "PNG", transparency=bytes(range(256)))
+    image.save(buffer, "PNG", transparency=bytes(range(256)), compress_level=1)
     return buffer.getvalue()
 
 

@@ -265,8 +265,9 @@ def test_film_becomes_a_grey_png_of_eight_bits_and_an_overlay_a_coloured_one() -
 def test_the_map_alone_laid_over_the_film_looks_as_in_the_heat_map() -> None:
     shown = film(512, 400)
     with Image.open(BytesIO(overlay_png(activation(), 512, 400))) as made:
-        layer = np.asarray(made.convert("RGBA"), np.float64)
-    assert layer.shape == (512, 400, 4)
+        # As a browser enlarges it.
+        enlarged = made.convert("RGBA").resize((400, 512), Image.Resampling.BILINEAR)
+        layer = np.asarray(enlarged, np.float64)
     opacity = OPACITY * layer[..., 3:] / 255
     laid_over = (shown >> 8)[..., None] * (1 - opacity) + layer[..., :3] * opacity
     # The heat map rounds down in each of its two steps.
