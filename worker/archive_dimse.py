@@ -59,7 +59,7 @@ class DimseArchive:
     """
 
     def __init__(self, source: Destination, ae_title: str, way: str) -> None:
-        self._source, self._name, self._ae_title = source, source.name, ae_title
+        self._name, self._ae_title = source.name, ae_title
         self._door: Door | None = None
         self._taken, self._fault = 0, ""
         entity = requestor(ae_title)
@@ -180,14 +180,9 @@ class DimseArchive:
         file = self._door.new_file(part10=False)
         try:
             syntax = UID(event.context.transfer_syntax)
-            uids = UID(request.AffectedSOPClassUID), UID(request.AffectedSOPInstanceUID)
-            meta = written_file_meta(
-                FileMeta(*uids, syntax),
-                PYNETDICOM_IMPLEMENTATION_UID,
-                PYNETDICOM_IMPLEMENTATION_VERSION,
-                self._source.ae_title,
-            )
-            file.begin(meta, syntax)
+            meta = FileMeta(request.AffectedSOPClassUID, request.AffectedSOPInstanceUID, syntax)
+            ours = PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
+            file.begin(written_file_meta(meta, *ours, event.assoc.acceptor.ae_title.strip()), syntax)
             file.write(request.DataSet.getbuffer())
             file.flush()
             if file.fault is not None:

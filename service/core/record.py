@@ -4,8 +4,6 @@ What comes while a transaction is written shares the next one, and its wait for 
 inserted by its table: an object of the session costs three times as much, and nothing here asks for it again.
 """
 
-import threading
-from collections import deque
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -20,7 +18,8 @@ from service.core import tally
 from service.core.backfill import go_live, of_adopted
 from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, says_chest
-from service.core.errors import HilumError, OutOfResources
+from service.core.errors import OutOfResources
+from service.core.group_commit import GroupCommit
 from service.core.header import STUDY_ATTRIBUTES, Header
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
@@ -137,15 +136,6 @@ class _CameBeforeError(Exception):
     """It came in a version that took other digests, by which its new bytes are to be compared."""
 
 
-class _Turn:
-    """An entry that waits to be written, and then what became of it."""
-
-    def __init__(self, entry: Entry) -> None:
-        self.entry = entry
-        self.outcome: Outcome | None = None
-        self.fault: Exception | None = None
-
-
 class Recorder:
     """Writes entries into the ledger, for any number of threads."""
 
@@ -155,9 +145,10 @@ class Recorder:
         self._quiet = timedelta(seconds=settings.study_quiet_seconds)
         self._longest = timedelta(seconds=settings.study_max_wait_seconds)
         self._live = live
+        self._write = GroupCommit(
+            ledger, self._record, self._alone, lambda entry: entry.header.study_instance_uid
+        )
         self._ae_title = settings.ae_title
-        self._waiting: deque[_Turn] = deque()
-        self._writing = threading.Lock()
 
     def record(self, entry: Entry) -> Outcome:
         """Write an entry, on disk when this returns.
@@ -169,49 +160,7 @@ class Recorder:
         SQLAlchemyError
             When the ledger cannot be written now.
         """
-        turn = _Turn(entry)
-        self._waiting.append(turn)
-        with self._writing:
-            if turn.outcome is None and turn.fault is None:  # nobody else wrote it meanwhile
-                self._write_waiting()
-        if turn.fault is not None:
-            raise turn.fault
-        assert turn.outcome is not None
-        return turn.outcome
-
-    def _write_waiting(self) -> None:
-        turns = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        try:
-            if len(turns) == 1 or not self._write_together(turns):
-                for turn in turns:
-                    self._write(turn)
-        except Exception as fault:  # the ledger is away, for all of them
-            for turn in turns:
-                if turn.outcome is None:
-                    turn.fault = turn.fault or fault
-
-    def _write_together(self, turns: list[_Turn]) -> bool:
-        """Write entries in one transaction; False when one of them stands in the way of the others."""
-        # Two processes lock the rows of studies in the same order.
-        turns = sorted(turns, key=lambda turn: turn.entry.header.study_instance_uid)
-        outcomes = []
-        try:
-            with self._ledger.write() as session:
-                for turn in turns:
-                    outcomes.append(self._record(session, turn.entry))
-                    session.flush()
-                    session.expire_all()
-        except (HilumError, IntegrityError, _CameBeforeError):
-            return False
-        for turn, outcome in zip(turns, outcomes, strict=True):
-            turn.outcome = outcome
-        return True
-
-    def _write(self, turn: _Turn) -> None:
-        try:
-            turn.outcome = self._alone(turn.entry)
-        except HilumError as fault:
-            turn.fault = fault
+        return self._write(entry)
 
     def _alone(self, entry: Entry) -> Outcome:
         for last_try in (False, False, False, True):
@@ -241,7 +190,9 @@ class Recorder:
         backfill_id = self._backfill_of(session, study, entry, asked)
         if backfill_id is not None and study is not None and study.backfill_id != backfill_id:
             return Outcome.DUPLICATE  # somebody sends it, and is served as everybody
-        _check(study, entry, older)
+        if study is not None and study.removing and entry.kept is not None:
+            raise OutOfResources("the files of its study are being removed just now")
+        _check_digest(entry, older)
         goes_live = self._goes_live(session, study, entry, backfill_id)
         if known is not None and study is not None:
             found = session.scalars(_KNOWN.with_for_update(), names).first()
@@ -399,18 +350,15 @@ class Recorder:
             study.due_at = moment + self._quiet
 
 
-def _check(study: Study | None, entry: Entry, older: str | None) -> None:
-    """Keep an entry from being written now, or by this digest; `older`: one as earlier versions took it."""
-    if study is not None and study.removing and entry.kept is not None:
-        raise OutOfResources("the files of its study are being removed just now")
-    if older is not None and entry.digest.startswith(DIGEST_PREFIX):
-        raise _CameBeforeError
-
-
 def _insert(session: Session, table: type[Base], **values: Any) -> int:
     """Insert a row and return its id."""
     done = session.connection().execute(insert(cast(Table, table.__table__)), values)
     return int(done.inserted_primary_key[0])  # type: ignore[index]
+
+
+def _check_digest(entry: Entry, older: str | None) -> None:
+    if older is not None and entry.digest.startswith(DIGEST_PREFIX):
+        raise _CameBeforeError
 
 
 def _as_rejected(
