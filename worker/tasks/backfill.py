@@ -251,7 +251,7 @@ class _Turn:
                         BackfillStudy.backfill_id == self._run.id,
                         BackfillStudy.study_instance_uid == study_instance_uid,
                     )
-                    .values(state=FetchState.MOVING)
+                    .values(state=FetchState.MOVING, at=now())
                 )
         transfer = self._context.audit.receiving(source.ae_title or source.name, source.host)
         door = _Door(self._context, source, self._run.id, transfer)
