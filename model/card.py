@@ -15,6 +15,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from model.measuring.comparison import MARGIN, verdict
+
 HERE = Path(__file__).parent
 EVIDENCE = HERE / "evidence"
 CARD = HERE / "card.md"
@@ -42,9 +44,11 @@ def render(evidence: Path = EVIDENCE) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"interval": interval, "percent": percent, "signed": signed}
+    environment.filters |= FILTERS
     measured = {path.stem: json.loads(path.read_text()) for path in sorted(evidence.glob("*.json"))}
-    return environment.get_template("card.md.j2").render(**measured, duration=duration)
+    return environment.get_template("card.md.j2").render(
+        **measured, duration=duration, verdict=verdict, margin=MARGIN
+    )
 
 
 def add(name: str, report: Path, evidence: Path = EVIDENCE) -> None:
@@ -79,6 +83,15 @@ def percent(share: float | None, digits: int = 1) -> str:
 def signed(change: float) -> str:
     """Say a change with its sign: "+0.001"."""
     return f"{change:+.3f}"
+
+
+def change(report: dict[str, Any], name: str) -> str:
+    """Say a change with its sign and its interval: "+0.012 (-0.004 to +0.030)"."""
+    low, high = report[f"{name}_ci"]
+    return f"{signed(report[name])} ({signed(low)} to {signed(high)})"
+
+
+FILTERS = {"interval": interval, "percent": percent, "signed": signed, "change": change}
 
 
 def duration(report: dict[str, Any]) -> str:

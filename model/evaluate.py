@@ -52,9 +52,26 @@ def summary(report: dict[str, Any]) -> str:
         f"{'not analysed':<20}{left['n']} images, {left['unreadable']} of them unreadable",
         f"{'population':<20}{report['population']['outside']} images of patients outside the validated ages, "
         f"{report['population']['unknown']} of unknown age",
+        *_subgroups(report),
         "Research use only, not for diagnosis.",
     ]
     return "\n".join(lines)
+
+
+def _subgroups(report: dict[str, Any]) -> list[str]:
+    """Say each subgroup's figures in a line; where intervals overlap widely, a difference shows nothing."""
+
+    def said(group: dict[str, Any], name: str) -> str:
+        if group[name] is None:
+            return f"{name} –"
+        low, high = group[f"{name}_ci"]
+        return f"{name} {group[name]:.3f} ({low:.3f} to {high:.3f})"
+
+    return [
+        f"{group['attribute']}: {group['value']}, {group['n']} images: "
+        + ", ".join(said(group, name) for name in ("auc", "sensitivity", "specificity", "precision", "brier"))
+        for group in report["subgroups"]
+    ]
 
 
 def main(argv: Sequence[str] | None = None, read: Read = read_picture, weights: Path | None = None) -> int:

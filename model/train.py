@@ -38,6 +38,7 @@ from model.training.fit import ResumeError, Stack, fit
 from model.training.holdout import HoldOut, hold_out
 from model.training.locator import fit_locator
 from model.training.recipe import Progress, Recipe
+from model.training.run_card import run_card
 from model.weights import WeightsError, WeightsInfo, save_weights
 
 GENTLE_RATE = 4e-4
@@ -47,16 +48,20 @@ GATE_FILMS = 1000
 
 
 class Population(NamedTuple):
-    """What weights say of the data they were trained on, in words, and for which ages they were validated."""
+    """What weights say of their data, in words, and on whom they were validated; empty: not recorded."""
 
     trained_on: str
     age_years: tuple[float, float]
+    sexes: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    scanners: tuple[str, ...] = ()
 
 
 POPULATION = Population(
     "Guangzhou Women and Children's Medical Center, paediatric AP chest films, 1 to 5 years "
     "(Kermany, Zhang, Goldbaum, Mendeley Data 2018, CC BY 4.0)",
     (1.0, 5.0),
+    views=("AP",),
 )
 CLASS_ACTIVATION = (
     "exact class activation map of global average pooling and a linear head (Zhou et al., CVPR 2016), "
@@ -80,8 +85,9 @@ def train(
     """Train, calibrate, fit the gate and write one weights file.
 
     Beside `out` come `<stem>.locator.pt` and `<stem>.checkpoint.pt` (an interrupted run goes on from them),
-    `<stem>.csv` (one row an epoch), `<stem>.films.csv` (the validation films, for `hilum evaluate --labels`)
-    and `<stem>.validation.json` (the split's sizes and the figures on grouped validation).
+    `<stem>.csv` (one row an epoch), `<stem>.films.csv` (the validation films, for `hilum evaluate --labels`),
+    `<stem>.validation.json` (the split's sizes and the figures on grouped validation) and `<stem>.card.md`
+    (the model card).
 
     Parameters
     ----------
@@ -187,6 +193,7 @@ def train(
         report["log"] = list(csv.DictReader(stream))
     report["device"] = chosen.type
     out.with_suffix(".validation.json").write_text(json.dumps(report, indent=2) + "\n")
+    out.with_suffix(".card.md").write_text(run_card(info, report), encoding="utf-8")
     return info
 
 
@@ -337,6 +344,9 @@ def _about(
         "pattern_calibration": (pattern.slope, pattern.intercept),
         "pattern_confidence": pattern.confidence,
         "population_age_years": population.age_years,
+        "population_sexes": population.sexes,
+        "population_views": population.views,
+        "population_scanners": population.scanners,
         "gate_threshold": THRESHOLD,
         "trained_on": population.trained_on,
         "class_activation": CLASS_ACTIVATION,
@@ -379,6 +389,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="ages for which the weights shall count as validated",
     )
     parser.add_argument("--trained-on", metavar="WORDS", help="what the weights shall say of their data")
+    for name, values in (("sexes", "F, M, O"), ("views", "AP, PA"), ("scanners", "manufacturer with model")):
+        words = f"those of the validation films ({values}), for whoever reads a result"
+        parser.add_argument(f"--{name}", nargs="+", metavar="VALUE", help=words)
     parser.add_argument("--device", help="cpu or cuda (default: CUDA when there is one)")
     parser.add_argument("--loaders", type=int, default=0, help="processes that augment (default: none)")
     options = parser.parse_args(argv)
@@ -393,7 +406,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     population = Population(
         options.trained_on or POPULATION.trained_on,
         tuple(options.ages) if options.ages else POPULATION.age_years,
+        # Of films that somebody else brings nothing is known but what they say.
+        *(tuple(getattr(options, name) or ()) for name in ("sexes", "views", "scanners")),
     )
+    if options.views is None and options.extra is None:
+        population = population._replace(views=POPULATION.views)
     if options.extra is not None and not options.trained_on:
         parser.error("--extra widens the model: say by --trained-on what its weights have seen then")
     bar = Bar("train")

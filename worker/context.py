@@ -14,6 +14,7 @@ from service.core import models
 from service.core.audit import Audit
 from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger, register_model
+from service.core.population import Population
 from service.core.settings import Settings
 from service.core.spool import Spool
 from service.core.tables import Model
@@ -48,6 +49,13 @@ def read_weights(settings: Settings) -> WeightsInfo:
         return read_info(settings.weights or default_weights())
     except WeightsError as fault:
         raise ConfigurationError(str(fault)) from None
+
+
+def population_of(info: WeightsInfo) -> Population:
+    """Return on whom weights were validated, in the gateway's words."""
+    return Population(
+        info.population_age_years, info.population_sexes, info.population_views, info.population_scanners
+    )
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,11 @@ class Context:
         with self.ledger.read() as session:
             row = models.reporting(session)
         assert row is not None, "taken up above"
-        return self.serving(row)
+        serving = self.serving(row)
+        if row.population is None:  # it was added before this was kept
+            with self.ledger.write() as session:
+                session.get_one(Model, row.id).population = population_of(serving.info).kept()
+        return serving
 
     def shadows(self) -> Sequence[Model]:
         """Rows of the models that run beside it."""
@@ -121,7 +133,7 @@ class Context:
         why = "HILUM_WEIGHTS names it" if self.settings.weights else "it ships with this version of Hilum"
         with discarding(self.spool, None if known else path), self.ledger.write() as session:
             row = session.get_one(Model, register_model(session, *identity, info.class_activation))
-            row.path = path
+            row.path, row.population = path, population_of(info).kept()
             models.take_up(session, row, why, always=self.settings.weights is not None)
             return row.id
 

@@ -28,7 +28,7 @@ from worker.report_context import (
     set_creation,
 )
 from worker.source import inherit, local_time
-from worker.structured_report import headers_of, leading_first, place
+from worker.structured_report import headers_of, leading_first, place, population
 
 SERIES_NUMBER = 9006
 SERIES_DESCRIPTION = "AI Pneumonia page (PDF), not for diagnosis"
@@ -193,6 +193,7 @@ def _facts(images: Sequence[ImageResult], context: ReportContext, at: datetime) 
     facts = [
         ("Pattern", wording.pattern(conclusion.pattern) if conclusion.pattern else ""),
         ("Limits", wording.limits(conclusion.flags).removeprefix("Limits: ")),
+        ("Population", " ".join(_populations(images, context))),
         ("Network", f"{context.model.name} {context.model.version}"),
         ("Weights SHA-256", context.model.sha256),
         ("Heat map", f"{context.activation_method}. {wording.COLOUR}." if coloured else ""),
@@ -200,6 +201,13 @@ def _facts(images: Sequence[ImageResult], context: ReportContext, at: datetime) 
         ("Written", f"{at:%Y-%m-%d %H:%M} by Hilum {context.software_version} ({context.device_name})"),
     ]
     return [(label, text) for label, text in facts if text]
+
+
+def _populations(images: Sequence[ImageResult], context: ReportContext) -> list[str]:
+    """Return each different sentence on who was looked at: films of one visit mostly share theirs."""
+    said = [population(number, images, context) for number, image in enumerate(images, 1) if image.analysed]
+    shared = {line.partition(": ")[2] if len(images) > 1 else line for lines in said for line in lines}
+    return sorted(shared) if len(shared) == 1 else [line for lines in said for line in lines]
 
 
 def _films(

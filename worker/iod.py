@@ -1,26 +1,29 @@
 """What highdicom asks of the standard's tables, looked up once.
 
 Whether an IOD has an attribute is searched for in all of its modules each time, eight times an object: a
-tenth of a report's time. The tables ship with highdicom and never change; to read them takes most of a second
-and 100 MB, so a pool does it before it forks.
+tenth of a report's time. Which modality an image is of is looked up in a table that is made anew twice for
+each image of the library. The tables ship with highdicom and never change; to read those of the IODs takes
+most of a second and 100 MB, so a pool does it before it forks.
 """
 
 import sys
 from functools import cache
 
 from highdicom import _standard_utils
+from highdicom.sr import templates
 from pydicom.uid import ComputedRadiographyImageStorage
 
-_ASKED = {
-    "does_iod_have_pixel_data": (ComputedRadiographyImageStorage,),
-    "is_attribute_in_iod": ("PixelData", ComputedRadiographyImageStorage),
-}
+_ASKED = (
+    (_standard_utils, "does_iod_have_pixel_data", (ComputedRadiographyImageStorage,)),
+    (_standard_utils, "is_attribute_in_iod", ("PixelData", ComputedRadiographyImageStorage)),
+    (templates, "_get_coded_modality", (ComputedRadiographyImageStorage,)),
+)
 
 
 def remember() -> None:
     """Let every module of highdicom that asks hear the first answer again; a second call changes nothing."""
-    for name, first in _ASKED.items():
-        asked = getattr(_standard_utils, name, None)
+    for home, name, first in _ASKED:
+        asked = getattr(home, name, None)
         if asked is None:  # another highdicom than the pinned one: it asks as it does
             continue
         answered = cache(asked)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from service.core.population import Population
 from service.core.results import Finding, ModelIdentity, Result
 from worker import codes
 
@@ -79,6 +80,8 @@ class ReportContext:
         Name of the installation, by its AE title.
     feedback_url
         Where a reader says what they think of the result; empty without a page to go to.
+    population
+        On whom the network was validated; None where nobody kept it.
     beside
         Whether it stands beside earlier revisions: they speak of images that it cannot speak of any more.
     """
@@ -98,6 +101,7 @@ class ReportContext:
     device_name: str = "HILUM"
     feedback_url: str = ""
     beside: bool = False
+    population: Population | None = None
 
 
 def identity(

@@ -34,6 +34,7 @@ from highdicom.sr import (
 from highdicom.sr import RelationshipTypeValues as Relationship
 from pydicom.dataset import Dataset
 
+from service.core.header import described_by
 from service.core.results import suspicion
 from worker import codes, wording
 from worker.measurements import measurement_groups
@@ -59,6 +60,7 @@ __all__ = [
     "leading_first",
     "observer_context",
     "place",
+    "population",
     "predecessor_documents",
 ]
 
@@ -242,12 +244,22 @@ def _evaluations(
     items += [TextContentItem(codes.COMMENT, text, Relationship.CONTAINS) for text in said]
     for number, (image, header) in enumerate(zip(images, headers, strict=True), start=1):
         if image.analysed:
+            said = population(number, images, context)
+            items += [TextContentItem(codes.COMMENT, text, Relationship.CONTAINS) for text in said]
             continue
         text = wording.not_analysed(number, len(images), place(header), image.result.reason)
         items.append(TextContentItem(codes.COMMENT, text, Relationship.CONTAINS))
     container = ContainerContentItem(codes.QUALITATIVE_EVALUATIONS, relationship_type=Relationship.CONTAINS)
     container.ContentSequence = ContentSequence(items)
     return container
+
+
+def population(number: int, images: Sequence[ImageResult], context: ReportContext) -> list[str]:
+    """Return who and what is on image `number` beside what the network was validated on; may be nothing."""
+    if context.population is None:
+        return []
+    film = described_by(images[number - 1].source)
+    return [wording.population(number, len(images), film, context.population)]
 
 
 def place(header: Dataset) -> str:

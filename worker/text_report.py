@@ -36,6 +36,8 @@ from highdicom.sr import RelationshipTypeValues as Relationship
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from service.core.header import described_by
+from service.core.population import compared
 from worker import codes, wording
 from worker.report_context import ImageResult, ReportContext
 from worker.structured_report import document, headers_of, leading_first, observer_context, place
@@ -107,7 +109,7 @@ def _sections(
     conclusions = [_text(codes.CONCLUSION, text) for text in texts]
     return [
         _section(codes.CONCLUSIONS, conclusions),
-        _section(codes.FINDINGS, list(_told(images, headers, codes.FINDING))),
+        _section(codes.FINDINGS, list(_told(images, headers, context, codes.FINDING))),
         _section(codes.PROCEDURE_DESCRIPTIONS, [_network(context)]),
     ]
 
@@ -116,7 +118,7 @@ def _sections_of_note(
     images: Sequence[ImageResult], headers: Sequence[Dataset], context: ReportContext
 ) -> list[ContainerContentItem]:
     said = wording.conclusion(context.conclusion, 0, len(images), context.revision, beside=context.beside)
-    told = _told(images, headers, codes.PROCEDURE_DESCRIPTION)
+    told = _told(images, headers, context, codes.PROCEDURE_DESCRIPTION)
     texts = (said, wording.NOT_ASSESSED, *wording.feedback(context.feedback_url))
     return [
         _section(codes.CONCLUSIONS, [_text(codes.CONCLUSION, text) for text in texts]),
@@ -124,7 +126,9 @@ def _sections_of_note(
     ]
 
 
-def _told(images: Sequence[ImageResult], headers: Sequence[Dataset], name: Code) -> Iterator[TextContentItem]:
+def _told(
+    images: Sequence[ImageResult], headers: Sequence[Dataset], context: ReportContext, name: Code
+) -> Iterator[TextContentItem]:
     """Yield one text for each image, with a reference to that from which a number was inferred (TID 2001)."""
     for number, (image, header) in enumerate(zip(images, headers, strict=True), start=1):
         if not image.analysed:
@@ -133,7 +137,10 @@ def _told(images: Sequence[ImageResult], headers: Sequence[Dataset], name: Code)
             continue
         called = wording.image(number, len(images), place(header))
         # Lines, as OHIF 3.12 wraps no Finding and cuts it off.
-        item = _text(name, f"{called}: " + "\r\n".join(wording.comments(image.result)))
+        lines = wording.comments(image.result)
+        if context.population is not None:
+            lines += [str(each) for each in compared(described_by(image.source), context.population)]
+        item = _text(name, f"{called}: " + "\r\n".join(lines))
         reference = ImageContentItem(
             codes.SOURCE_OF_MEASUREMENT,
             header.SOPClassUID,

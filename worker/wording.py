@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from service.core.population import Described, Population, sentence
 from service.core.results import Finding, ModelIdentity, Result
 from service.core.states import Assessment
 
@@ -124,6 +125,12 @@ def limit(flag: str) -> str:
 def limits(flags: Sequence[str]) -> str:
     """Return all stated limits as one sentence, empty without any."""
     return f"Limits: {'; '.join(flags)}." if flags else ""
+
+
+def population(number: int, total: int, film: Described, validated: Population) -> str:
+    """Return who and what is on an analysed image, beside those that the network was validated on."""
+    called = f"{image(number, total, '')}: " if total > 1 else ""
+    return called + sentence(film, validated)
 
 
 def not_analysed(number: int, total: int, place: str, reason: str | None) -> str:

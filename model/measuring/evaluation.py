@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +90,7 @@ def evaluate(
                 "value": value,
                 **metrics.within(probability[films], labels[films], threshold, units[films], resamples),
             }
-            for attribute, value, films in subgroups(scored.cases)
+            for attribute, value, films in subgroups(_beside(scored.cases, info.population_age_years))
         ],
         "pattern": _pattern(scored, findings, info, units, resamples),
         "gate": _gate(scored, info, units, resamples),
@@ -180,15 +182,27 @@ def _findings(scored: Scored, info: WeightsInfo) -> list[Finding]:
     ]
 
 
+def _beside(cases: Sequence[Case], ages: tuple[float, float]) -> list[Case]:
+    """Let the films be divided, before all else, by whether the patient's age is a validated one."""
+    return [
+        replace(case, attributes={"validated ages": _lies(case.age_years, ages), **case.attributes})
+        for case in cases
+    ]
+
+
+def _lies(age_years: float | None, ages: tuple[float, float]) -> str:
+    if age_years is None:
+        return "age unknown"
+    return "inside" if ages[0] <= age_years < ages[1] + 1 else "outside"  # ages are completed years
+
+
 def _population(cases: Sequence[Case], ages: tuple[float, float]) -> dict[str, Any]:
-    low, high = ages
-    stated = [case.age_years for case in cases if case.age_years is not None]
-    inside = sum(low <= age < high + 1 for age in stated)  # ages are completed years
+    found = Counter(_lies(case.age_years, ages) for case in cases)
     return {
-        "age_years": [low, high],
-        "inside": inside,
-        "outside": len(stated) - inside,
-        "unknown": len(cases) - len(stated),
+        "age_years": list(ages),
+        "inside": found["inside"],
+        "outside": found["outside"],
+        "unknown": found["age unknown"],
     }
 
 

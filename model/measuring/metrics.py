@@ -23,7 +23,7 @@ def auc(score: Values, labels: Values) -> float:
 
     NaN where a class is missing.
     """
-    return float(_aucs(score, labels, np.ones((1, len(labels))))[0])
+    return float(aucs(score, labels, np.ones((1, len(labels))))[0])
 
 
 def confusion(positive: Values, labels: Values) -> dict[str, int]:
@@ -147,15 +147,8 @@ def intervals(
         Wilson's interval, in which each patient counts once.
     """
     units = np.arange(len(labels)) if units is None else units
-    parts = [
-        _drawn(probability, labels, threshold, times) for times in _draws(labels, units, resamples, seed)
-    ]
-    spread = {
-        name: [
-            float(edge) for edge in np.percentile(np.concatenate([each[name] for each in parts]), (2.5, 97.5))
-        ]
-        for name in parts[0]
-    }
+    parts = [_drawn(probability, labels, threshold, times) for times in draws(labels, units, resamples, seed)]
+    spread = {name: _edges([each[name] for each in parts]) for name in parts[0]}
     truth, said, found = labels == 1, probability >= threshold, figures(probability, labels, threshold)
     judged_on = {"sensitivity": truth, "recall": truth, "specificity": ~truth, "precision": said}
     for name, judged in {"accuracy": np.ones_like(truth), **judged_on}.items():
@@ -173,17 +166,24 @@ def within(
     Returns
     -------
     dict
-        n, positives, auc (bootstrap interval, as `intervals`), sensitivity and specificity (Wilson's
-        intervals), each with `<name>_ci`; None where a class is missing.
+        n, positives, auc and brier (bootstrap intervals, as `intervals`), sensitivity, specificity, and
+        precision and npv at the share of pneumonias that these films have (Wilson's intervals), each with
+        `<name>_ci`; None where there is nothing to tell it from.
     """
     counts = confusion(probability >= threshold, labels)
     positives, normals = counts["tp"] + counts["fn"], counts["tn"] + counts["fp"]
-    area: dict[str, Any] = {"auc": None, "auc_ci": None}
+    area: dict[str, Any] = dict.fromkeys(("auc", "auc_ci", "brier", "brier_ci"))
+    if len(labels):
+        drawn = list(draws(labels, units, resamples, seed=0))
+        squared = (probability - labels) ** 2
+        area |= {
+            "brier": float(squared.mean()),
+            "brier_ci": _edges([times @ squared / times.sum(axis=1) for times in drawn]),
+        }
     if positives and normals:
-        drawn = [_aucs(probability, labels, times) for times in _draws(labels, units, resamples, seed=0)]
-        area = {
+        area |= {
             "auc": auc(probability, labels),
-            "auc_ci": [float(edge) for edge in np.percentile(np.concatenate(drawn), (2.5, 97.5))],
+            "auc_ci": _edges([aucs(probability, labels, times) for times in drawn]),
         }
     return {
         "n": len(labels),
@@ -191,6 +191,8 @@ def within(
         **area,
         **share("sensitivity", counts["tp"], positives),
         **share("specificity", counts["tn"], normals),
+        **share("precision", counts["tp"], counts["tp"] + counts["fp"]),
+        **share("npv", counts["tn"], counts["tn"] + counts["fn"]),
     }
 
 
@@ -208,7 +210,7 @@ def curve(probability: Values, labels: Values) -> dict[str, list[float]]:
     }
 
 
-def _draws(labels: Values, units: Values, resamples: int, seed: int) -> Iterator[Values]:
+def draws(labels: Values, units: Values, resamples: int, seed: int) -> Iterator[Values]:
     """Yield (k, n) float64, how often each film is in each of k resamples, until there were `resamples`."""
     rng = np.random.default_rng(seed)
     _, unit = np.unique(units, return_inverse=True)
@@ -237,15 +239,15 @@ def _drawn(probability: Values, labels: Values, threshold: float, times: Values)
     )
     n = times.sum(axis=1)
     return {
-        "auc": _aucs(probability, labels, times),
+        "auc": aucs(probability, labels, times),
         **rates(dict(zip(("tn", "fp", "fn", "tp"), sums[:, :4].T, strict=True))),
         "ece": np.abs(sums[:, 4:-1]).sum(axis=1) / n,
         "brier": sums[:, -1] / n,
     }
 
 
-def _aucs(score: Values, labels: Values, times: Values) -> Values:
-    """`auc` of each of k sets, as `_drawn`."""
+def aucs(score: Values, labels: Values, times: Values) -> Values:
+    """Return `auc` of each of k sets that hold the films as often as the rows of `times`, (k, n), say."""
     order = np.argsort(score, kind="stable")
     drawn = times[:, order]
     normals = drawn * (labels[order] == 0)
@@ -262,6 +264,10 @@ def _aucs(score: Values, labels: Values, times: Values) -> Values:
 
 def _bin(probability: Values) -> Values:
     return np.asarray(np.minimum((probability * BINS).astype(int), BINS - 1))
+
+
+def _edges(drawn: list[Values]) -> list[float]:
+    return [float(edge) for edge in np.percentile(np.concatenate(drawn), (2.5, 97.5))]
 
 
 def _share(part: Any, whole: Any) -> Any:

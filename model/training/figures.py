@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from model.calibrate import probabilities
 from model.measuring import metrics
+from model.measuring.comparison import FIGURES, Scored, compared
 from model.predict import Predictor
 from model.training.films import Films
 from model.training.holdout import HoldOut
@@ -48,7 +49,7 @@ def _row(
 
 
 def by_population(before: Predictor | None, after: Predictor, held: HoldOut) -> Row:
-    """Return the figures of both weights on the validation films of each population.
+    """Return the figures of both weights on the validation films of each population, and what changed.
 
     The films are new to `after`. To `before` those of the first population may not be, where another fold
     trained it: then what it seems to have forgotten is overstated.
@@ -58,25 +59,27 @@ def by_population(before: Predictor | None, after: Predictor, held: HoldOut) -> 
         indices = held.validation[chosen[held.validation]]
         if not len(indices):
             continue
-        films = held.films.at(indices)
+        films, patients = held.films.at(indices), held.groups[indices]
         both = {"before": before, "after": after}
+        asked = {when: predictor for when, predictor in both.items() if predictor is not None}
+        scores = {when: each.score(list(films.planes)).probability for when, each in asked.items()}
         found[name] = {
-            when: _row(
-                predictor.info,
-                predictor.score(list(films.planes)).probability,
-                films.labels,
-                held.groups[indices],
-            )
-            for when, predictor in both.items()
-            if predictor is not None
+            when: _row(each.info, scores[when], films.labels, patients) for when, each in asked.items()
         }
+        if before is not None:
+            called = [scores[when] >= each.info.threshold for when, each in asked.items()]
+            scored = Scored(films.labels, patients, scores["before"], scores["after"], *called)
+            found[name]["change"] = compared(scored)["change"]
     return found
 
 
 def shown(row: Row) -> str:
-    """Return a row of figures with its intervals, in words."""
-    names = ("auc", "sensitivity", "specificity", "accuracy")
+    """Return a row of figures with its intervals, in words; of a change, with its sign."""
+    is_change = "n" not in row
+    names = FIGURES if is_change else ("auc", "sensitivity", "specificity", "accuracy")
+    form = "+.3f" if is_change else ".3f"
     figures = (
-        f"{name} {row[name]:.3f} ({row[f'{name}_ci'][0]:.3f} to {row[f'{name}_ci'][1]:.3f})" for name in names
+        f"{name} {row[name]:{form}} ({row[f'{name}_ci'][0]:{form}} to {row[f'{name}_ci'][1]:{form}})"
+        for name in names
     )
-    return f"{row['n']} films: " + ", ".join(figures)
+    return ("" if is_change else f"{row['n']} films: ") + ", ".join(figures)

@@ -42,8 +42,10 @@ class HoldOut:
 def hold_out(data: Path, recipe: Recipe, extra: Path | None = None) -> HoldOut:
     """Read a data folder and split it as a recipe says; a `test` folder is never read.
 
-    Films of a second population come from `extra`, a folder of the same layout. Both populations have their
-    share on both sides; equal names of the two folders are different patients, near-duplicates are one.
+    Films of a second population come from `extra`, a folder of the same layout. Each population is split by
+    itself, the first one as it is without the second, so that the films which weights of the same split were
+    never trained on stay those. Equal names of the two folders are different patients; a group of
+    near-duplicates that would be on both sides is trained on.
 
     Raises
     ------
@@ -60,10 +62,14 @@ def hold_out(data: Path, recipe: Recipe, extra: Path | None = None) -> HoldOut:
         np.array([film.bacterial for film in listed], dtype=np.int64),
     )
     same = near_duplicates(fingerprints(films.planes))
-    patients = [(place, patient_of(film.path.stem)) for place, film in zip(origin, listed, strict=True)]
+    patients = [(int(place), patient_of(film.path.stem)) for place, film in zip(origin, listed, strict=True)]
     groups = group(patients, same)
+    held = np.zeros(len(listed), dtype=bool)
+    for place in range(len(folders)):
+        held[_fold(films.labels, patients, same, origin == place, recipe)] = True
+    held &= ~np.isin(groups, groups[~held])
     strata = films.labels + 2 * origin
-    training, validation = grouped_fold(strata, groups, recipe.folds, recipe.fold, recipe.seed)
+    training, validation = np.flatnonzero(~held), np.flatnonzero(held)
     for side, chosen in (("training", training), ("validation", validation)):
         if len(set(strata[chosen].tolist())) < 2 * len(folders):
             raise DataError(
@@ -71,3 +77,19 @@ def hold_out(data: Path, recipe: Recipe, extra: Path | None = None) -> HoldOut:
                 f"missing in {side}"
             )
     return HoldOut(listed, films, groups, origin == 1, training, validation)
+
+
+def _fold(
+    labels: npt.NDArray[np.int64],
+    patients: list[tuple[int, str]],
+    same: list[tuple[int, int]],
+    chosen: npt.NDArray[np.bool_],
+    recipe: Recipe,
+) -> npt.NDArray[np.int64]:
+    """Indices of the chosen films that the recipe's fold holds out, whatever the others are."""
+    indices = np.flatnonzero(chosen)
+    place = {int(index): number for number, index in enumerate(indices)}
+    pairs = [(place[a], place[b]) for a, b in same if a in place and b in place]
+    groups = group([patients[index] for index in indices], pairs)
+    _, validation = grouped_fold(labels[indices], groups, recipe.folds, recipe.fold, recipe.seed)
+    return np.asarray(indices[validation], np.int64)

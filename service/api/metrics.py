@@ -26,11 +26,12 @@ from sqlalchemy.orm import Session
 from service.core import certificates, models, tally
 from service.core.backfill import in_flight
 from service.core.circuits import away
-from service.core.drift import REFERENCE_DAYS, WATCHED_DAYS, Change, drift
+from service.core.drift import DISTRIBUTIONS, REFERENCE_DAYS, WATCHED_DAYS, Change, drift
 from service.core.heartbeat import ROLES, silent_roles
 from service.core.leases import STAGES, count_ready, oldest_ready_seconds
 from service.core.ledger import Ledger, now
 from service.core.live import Live
+from service.core.quality import Coverage, coverage
 from service.core.results import Finding
 from service.core.settings import Settings
 from service.core.states import BackfillState, DeliveryState, FetchState, NoticeState, StudyState
@@ -88,6 +89,7 @@ class Drift:
 
     def __init__(self) -> None:
         self._found: Sequence[Change] = ()
+        self._coverage: Sequence[Coverage] = ()
         self._at: float | None = None
 
     def metrics(self, session: Session) -> Iterator[Metric]:
@@ -96,13 +98,25 @@ class Drift:
             end = now()
             since = end - timedelta(days=WATCHED_DAYS)
             self._found = drift(session, since, end, since - timedelta(days=REFERENCE_DAYS), since)
+            self._coverage = coverage(session, since, end)
             self._at = monotonic()
         text = "1 when the last week differs from the four before it, by what is watched"
         alerts = (([change.name], float(change.is_alert)) for change in self._found)
         yield _gauge("hilum_drift_alert", text, ("watched",), alerts)
+        distributions = [change for change in self._found if change.name in DISTRIBUTIONS]
         text = "Population stability index of the last week against the four before it, 0 when empty"
-        shifts = (([item.name], item.psi or 0.0) for item in self._found if item.ks is not None or item.psi)
+        shifts = (([item.name], item.psi or 0.0) for item in distributions)
         yield _gauge("hilum_drift_psi", text, ("watched",), shifts)
+        text = "Kolmogorov-Smirnov distance of the last week from the four before it, 0 when empty"
+        distances = (([item.name], item.ks or 0.0) for item in distributions)
+        yield _gauge("hilum_drift_ks", text, ("watched",), distances)
+        text = "Share of the last week's studies outside of the range that the model was validated for"
+        shares = (
+            ([item.attribute], item.outside / (item.studies or 1))
+            for item in self._coverage
+            if item.validated
+        )
+        yield _gauge("hilum_outside_validated_range", text, ("attribute",), shares)
 
 
 def registry(live: Live, ledger: Ledger) -> CollectorRegistry:

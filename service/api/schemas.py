@@ -16,6 +16,20 @@ class ResultOut(BaseModel):
     flags: list[str]
 
 
+class ComparisonOut(BaseModel):
+    """An attribute of a film beside the films that the model was validated on.
+
+    `beside` is inside, outside, unknown (of this film) or not_recorded (of the validated ones).
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    attribute: str
+    value: str
+    validated: str
+    beside: str
+
+
 class InstanceOut(BaseModel):
     sop_instance_uid: str
     sop_class_uid: str
@@ -25,6 +39,7 @@ class InstanceOut(BaseModel):
     reason: str | None
     flags: list[str]
     rule: str | None
+    population: list[ComparisonOut]
 
 
 class ModelOut(BaseModel):

@@ -9,11 +9,12 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.api import schemas
-from service.core import feedback
+from service.core import feedback, models
 from service.core.pauses import pauses
+from service.core.population import Described, Population, compared
 from service.core.rules import Decision
 from service.core.states import AnalysisState, DeliveryState, InstanceState
-from service.core.tables import Analysis, Instance, Outbox, Pause, Report, Study
+from service.core.tables import Analysis, Instance, Model, Outbox, Pause, Report, Study
 
 # Of no row: the greatest that a column of ids can hold in PostgreSQL.
 _NO_ID = 2**31 - 1
@@ -116,11 +117,14 @@ def study(session: Session, study_instance_uid: str) -> schemas.StudyOut | None:
     ).one_or_none()
     if found is None:
         return None
+    standing = models.reporting(session)
     paused = {pause.destination: pause for pause in pauses(session)}
     return schemas.StudyOut.model_validate(
         {
             **vars(summaries_of(session, [found])[0]),
-            "instances": [_instance(instance) for instance in found.instances],
+            "instances": [
+                _instance(instance, _population(found.model or standing)) for instance in found.instances
+            ],
             "model": found.model,
             "reports": found.reports,
             "deliveries": [
@@ -161,7 +165,11 @@ def _summary(found: Study, state: feedback.State) -> schemas.StudySummary:
     )
 
 
-def _instance(instance: Instance) -> schemas.InstanceOut:
+def _population(model: Model | None) -> Population | None:
+    return Population.of(model.population) if model is not None and model.population else None
+
+
+def _instance(instance: Instance, validated: Population | None) -> schemas.InstanceOut:
     done = [analysis for analysis in instance.analyses if analysis.state == AnalysisState.DONE]
     analysis: Analysis | None = max(done, key=lambda item: item.id, default=None)
     analysed = analysis if instance.state == InstanceState.ANALYSED else None
@@ -174,7 +182,21 @@ def _instance(instance: Instance) -> schemas.InstanceOut:
         reason=analysed.reason if analysed else instance.reason,
         flags=[*instance.flags, *(analysed.flags if analysed else [])],
         rule=Decision.of(instance.decision).rule,
+        population=_beside(instance, validated),
     )
+
+
+def _beside(instance: Instance, validated: Population | None) -> list[schemas.ComparisonOut]:
+    """Return a radiograph's age, sex, view and scanner beside what the model was validated on."""
+    if validated is None or instance.state == InstanceState.IGNORED:
+        return []
+    film = Described(
+        instance.patient_age_years,
+        instance.patient_sex or "",
+        instance.view_position,
+        instance.scanner or "",
+    )
+    return [schemas.ComparisonOut.model_validate(each) for each in compared(film, validated)]
 
 
 def _delivery(report: Report, item: Outbox, pause: Pause | None) -> schemas.DeliveryOut:

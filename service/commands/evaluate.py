@@ -9,7 +9,7 @@ from model.measuring.cases import Left, Seen, age_group, read_picture
 from model.training.films import SUFFIXES
 from service.core.copies import UNDECODABLE
 from service.core.errors import Refused
-from service.core.header import Header, read_header
+from service.core.header import Header, described, read_header
 from service.core.settings import Settings
 from worker.prepare import prepare
 
@@ -46,10 +46,11 @@ def _patient(header: Header) -> str | None:
 
 
 def _attributes(header: Header) -> dict[str, str]:
+    film = described(header)
     stated = {
-        "view": header.view_position,
-        "sex": header.subject.patient_sex,
-        "manufacturer": header.manufacturer,
+        "view": film.view,
+        "sex": film.sex,
+        "scanner": film.scanner,
         "photometric interpretation": header.photometric_interpretation,
         "SOP class": header.sop_class_uid.name,
         "age": "" if header.patient_age_years is None else age_group(header.patient_age_years),

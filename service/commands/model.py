@@ -61,6 +61,7 @@ def add(settings: Settings, weights: Path, reason: str) -> int:
     """Take a weights file into the data folder and let it run in shadow; return 0 when it does."""
     from model.predict import Predictor
     from model.weights import WeightsError
+    from worker.context import population_of
 
     ledger, spool = _ledger(settings), Spool(settings.data_dir)
     try:
@@ -74,7 +75,9 @@ def add(settings: Settings, weights: Path, reason: str) -> int:
 
     def change(session: Any) -> Model:
         identity = info.name, info.version, info.sha256
-        return models.add(session, identity, info.class_activation, path, _decision(reason))
+        row = models.add(session, identity, info.class_activation, path, _decision(reason))
+        row.population = population_of(info).kept()
+        return row
 
     code = _change(settings, ledger, change, "runs in shadow: what it says is recorded, not sent", reason)
     if code:

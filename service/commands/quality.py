@@ -62,15 +62,29 @@ def _print(found: Quality) -> None:
     for name, count in found.apart.items():
         screen.print(f"  not counted: {name} {count}", style="dim")
     screen.print(f"answers: TP {overall.tp}, FP {overall.fp}, FN {overall.fn}, TN {overall.tn}")
+    for item in found.coverage:
+        if item.validated:
+            said = f"{item.attribute}: {item.outside} of {item.studies} outside of {item.validated}"
+            screen.print(f"{said}, unknown of {item.unknown}", markup=False, style="dim")
     table = Table(
-        GROUPINGS[found.by], "studies", "PPV", "NPV", "sensitivity", "specificity", "kappa", box=None
+        GROUPINGS[found.by],
+        "studies",
+        "outside",
+        "PPV",
+        "NPV",
+        "sensitivity",
+        "specificity",
+        "kappa",
+        box=None,
     )
-    for name, studies, of in [
-        *((group.name, group.studies, group.figures) for group in found.groups),
-        ("all", found.studies, overall),
+    outside = sum(group.outside or 0 for group in found.groups) if found.coverage else None
+    for name, studies, out, of in [
+        *((group.name, group.studies, group.outside, group.figures) for group in found.groups),
+        ("all", found.studies, outside, overall),
     ]:
         shares = (_share(share) for share in (of.ppv, of.npv, of.sensitivity, of.specificity))
-        table.add_row(name, str(studies), *shares, "–" if of.kappa is None else f"{of.kappa:.2f}")
+        counts = (str(studies), "–" if out is None else str(out))
+        table.add_row(name, *counts, *shares, "–" if of.kappa is None else f"{of.kappa:.2f}")
     screen.print(table)
     for change in found.drift:
         screen.print(_said(change), markup=False, style="bold red" if change.is_alert else "dim")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from service.core.results import Finding
 
 BINS = 10
+_OPPOSITE = {Finding.PRESENT.value: Finding.ABSENT.value, Finding.ABSENT.value: Finding.PRESENT.value}
+_TRUTH = {Finding.PRESENT.value: True, Finding.ABSENT.value: False}
 _Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
 
@@ -216,11 +218,10 @@ def truth_of(finding: str, assessment: str, own_finding: str | None) -> bool | N
     if assessment == "agree":
         found: str | None = finding
     elif assessment == "disagree":
-        opposite = {Finding.PRESENT: Finding.ABSENT, Finding.ABSENT: Finding.PRESENT}
-        found = own_finding or opposite.get(Finding(finding))
+        found = own_finding or _OPPOSITE.get(finding)
     else:
         found = None
-    return {Finding.PRESENT.value: True, Finding.ABSENT.value: False}.get(found or "")
+    return _TRUTH.get(found or "")
 
 
 def _share(answers: Sequence[Answer], *, truth: bool) -> Share | None:

@@ -18,7 +18,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEnd
 from service.core.errors import Refused, Unreadable
 from service.core.identifiers import checked_uid
 from service.core.plain import plain_values
+from service.core.population import Described, scanner_of, sex_of
 from service.core.shape import check_shape
+from service.core.terms import VIEW_POSITIONS, term
 
 # Up to Presentation LUT Shape everything that decides lies before the pixels; what a modality may have put
 # into private groups after (7FE0,0010) is never read.
@@ -41,6 +43,7 @@ _KEYWORDS = [
     "SeriesDescription",
     "Manufacturer",
     "StationName",
+    "ManufacturerModelName",
     "PatientName",
     "PatientID",
     "IssuerOfPatientID",
@@ -154,6 +157,7 @@ class Header:
     number_of_frames: int
     burned_in_annotation: str
     manufacturer: str
+    manufacturer_model_name: str
     station_name: str
     subject: Subject
     # People write names into these.
@@ -179,6 +183,26 @@ def read_header(path: Path, head: Head | None = None) -> Header:
         raise
     except Exception as fault:  # pydicom raises nearly anything on broken bytes (pydicom issue 2336)
         raise Unreadable(f"not a readable DICOM data set ({type(fault).__name__})") from None
+
+
+def described(header: Header) -> Described:
+    """Return what of a film is compared with the films that weights were validated on."""
+    return Described(
+        header.patient_age_years,
+        sex_of(header.subject.patient_sex),
+        term(header.view_position, VIEW_POSITIONS),
+        scanner_of(header.manufacturer, header.manufacturer_model_name),
+    )
+
+
+def described_by(dataset: Dataset) -> Described:
+    """Return the same of a data set in memory, whatever else it lacks."""
+    return Described(
+        _age_years(dataset),
+        sex_of(_text(dataset, "PatientSex").upper()),
+        term(_text(dataset, "ViewPosition").upper(), VIEW_POSITIONS),
+        scanner_of(_text(dataset, "Manufacturer"), _text(dataset, "ManufacturerModelName")),
+    )
 
 
 def read_attributes(path: Path, keywords: Sequence[str]) -> Dataset:
@@ -230,6 +254,7 @@ def header_of(dataset: Values, transfer_syntax_uid: Any) -> Header:
         number_of_frames=_number(dataset, "NumberOfFrames", 1),
         burned_in_annotation=_text(dataset, "BurnedInAnnotation").upper(),
         manufacturer=_text(dataset, "Manufacturer"),
+        manufacturer_model_name=_text(dataset, "ManufacturerModelName"),
         station_name=_text(dataset, "StationName"),
         subject=Subject(
             patient_id=_text(dataset, "PatientID"),

@@ -20,7 +20,7 @@ from service.core.copies import settle_copies
 from service.core.eligibility import Eligibility, Verdict, says_chest
 from service.core.errors import OutOfResources
 from service.core.group_commit import GroupCommit
-from service.core.header import STUDY_ATTRIBUTES, Header
+from service.core.header import STUDY_ATTRIBUTES, Header, described
 from service.core.ledger import Ledger, now, record_event
 from service.core.live import Live
 from service.core.rejection import Note, apply_note, rejection_of
@@ -42,7 +42,7 @@ from service.core.tables import (
     TombstoneInstance,
     UtcDateTime,
 )
-from service.core.terms import MODALITIES, PRESENTATION_INTENTS, VIEW_POSITIONS, term
+from service.core.terms import MODALITIES, PRESENTATION_INTENTS, term
 from service.core.tombstones import ignored_as_erased
 
 _STATE = {
@@ -210,6 +210,7 @@ class Recorder:
         kept = None if verdict.eligibility is Eligibility.IGNORED else entry.kept
         if study is not None and kept is not None:
             study.expired_at = None
+        film = described(header)
         instance_id = _insert(
             session,
             Instance,
@@ -228,10 +229,12 @@ class Recorder:
             spool_path=kept,
             calling_ae_title=entry.calling_ae_title[:16],
             modality=term(header.modality, MODALITIES),
-            view_position=term(header.view_position, VIEW_POSITIONS),
+            view_position=film.view,
             presentation_intent_type=term(header.presentation_intent_type, PRESENTATION_INTENTS),
             acquired_at=header.acquired_at,
-            patient_age_years=header.patient_age_years,
+            patient_age_years=film.age_years,
+            patient_sex=film.sex,
+            scanner=film.scanner,
             says_chest=says_chest(header),
             decision=entry.decision.kept(),
         )

@@ -88,6 +88,9 @@ class Model(Base):
         Its weights in the data folder; None of what served before they were kept there.
     threshold
         The site's own operating point; None: that of the weights.
+    population
+        On whom it was validated (`service.core.population.Population`); None of what served before that was
+        kept.
     """
 
     __tablename__ = "model"
@@ -101,6 +104,7 @@ class Model(Base):
     role: Mapped[str | None] = mapped_column(String(16))
     path: Mapped[str | None] = mapped_column(Text)
     threshold: Mapped[float | None] = mapped_column(Float)
+    population: Mapped[dict[str, Any] | None]
 
 
 class ModelChange(Base):
@@ -243,7 +247,9 @@ class Instance(Leased, Base):
     `says_chest`: its header calls it a chest radiograph, so that silence about it could be read as normal.
     `picture_path`: the decoded film as a PNG for people to look at. `decision`: what the rules said of it
     (`service.core.rules.Decision`); None of what came before there were rules, and of what is to be decided
-    anew.
+    anew. `patient_sex` (F, M, O or empty) and `scanner` (`service.core.population.scanner_of`) name nobody
+    and stay when the files go, as age and view do. `image_…` are of the film's grey values
+    (`worker.image_statistics`), all within [0, 1].
     """
 
     __tablename__ = "instance"
@@ -275,6 +281,12 @@ class Instance(Leased, Base):
     presentation_intent_type: Mapped[str] = mapped_column(String(16))
     acquired_at: Mapped[str] = mapped_column(String(64))
     patient_age_years: Mapped[float | None] = mapped_column(Float)
+    patient_sex: Mapped[str | None] = mapped_column(String(1))
+    scanner: Mapped[str | None] = mapped_column(Text)
+    image_mean: Mapped[float | None] = mapped_column(Float)
+    image_deviation: Mapped[float | None] = mapped_column(Float)
+    image_entropy: Mapped[float | None] = mapped_column(Float)
+    image_clipped: Mapped[float | None] = mapped_column(Float)
     says_chest: Mapped[bool] = mapped_column(default=False)
     flags: Mapped[list[str]] = mapped_column(default=list)
     decision: Mapped[dict[str, Any] | None]

@@ -53,6 +53,8 @@ def fill(url: str, studies: int = _STUDIES, unfinished: int = _UNFINISHED) -> No
                 sha256="0" * 64,
                 activation_method="",
                 first_used_at=began,
+                role="reporting",
+                population={"age_years": [1, 5], "views": ["AP"]},
             )
         )
     for first in range(1, studies + 1, _CHUNK):
@@ -134,9 +136,13 @@ def _study(
                 "calling_ae_title": f"ROUTER{number % 8}",
                 "modality": "DX",
             },
-            **dict.fromkeys(("view_position", "presentation_intent_type", "acquired_at"), ""),
+            **dict.fromkeys(("presentation_intent_type", "acquired_at"), ""),
+            "view_position": ("AP", "PA", "")[number % 3],
             **{"says_chest": True, "flags": [], "lease_token": 1, "attempts": 1},
             "patient_age_years": number % 90,
+            "patient_sex": "FMO"[number % 3],
+            "scanner": f"Maker DR-{number % 5}",
+            **{f"image_{name}": chance.random() for name in ("mean", "deviation", "entropy", "clipped")},
         },
     )
     if probability is not None:

@@ -26,7 +26,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         *[
             factories.phantom_chest(
-                seed, **small, ViewPosition="PA", photometric_interpretation="MONOCHROME1"
+                seed,
+                **small,
+                ViewPosition="PA",
+                Manufacturer="",
+                photometric_interpretation="MONOCHROME1",
             )
             for seed in range(4, 6)
         ],
@@ -71,6 +75,8 @@ def test_a_dicom_folder_with_a_table_is_evaluated(archive: Path, weights: Path) 
     assert (groups["view", "AP"], groups["view", "PA"]) == (6, 2)
     assert groups["sex", "M"] == 2
     assert groups["age", "40 to 64"] == 2
+    assert (groups["validated ages", "inside"], groups["validated ages", "outside"]) == (6, 2)
+    assert (groups["scanner", "Hilum tests factory"], groups["scanner", "factory"]) == (6, 2)
     assert groups["photometric interpretation", "MONOCHROME1"] == 2
     assert groups["site", "north"] == 4
     left = {film["file"]: film for film in report["not_analysed"]["films"]}

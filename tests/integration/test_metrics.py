@@ -18,9 +18,10 @@ from service.core.circuits import failed
 from service.core.heartbeat import beat
 from service.core.ledger import Ledger, migrate, now, open_engine, register_model
 from service.core.live import Live
+from service.core.population import Population
 from service.core.settings import Settings, load
-from service.core.states import StudyState
-from service.core.tables import Study
+from service.core.states import ModelRole, StudyState
+from service.core.tables import Model, Study
 from tests import factories, pipeline, tokens
 from tests.certificates import Authority
 from tests.faults.site import site
@@ -289,7 +290,8 @@ def test_prometheus_finds_all_that_dashboard_and_rules_ask_for(tmp_path: Path, a
         Prometheus(api.settings.http_port, tokens.SECRETS["viewer"]) as server,
     ):
         with api.ledger.write() as session:
-            register_model(session, "test", "1", "f" * 64, "none")
+            model = session.get_one(Model, register_model(session, "test", "1", "f" * 64, "none"))
+            model.role, model.population = ModelRole.REPORTING, Population((1.0, 5.0)).kept()
         tally.note(tally.LAST_ASSOCIATION, "other")
         tally.add(tally.OBJECTS, "other", "0000")
         tally.add(tally.RECEIVED_BYTES, "other", by=5)

@@ -16,6 +16,7 @@ from service.api.metrics import Drift
 from service.commands.main import app
 from service.core.drift import drift
 from service.core.ledger import Ledger, now
+from service.core.population import Beside, Described, Population, compared, sex_of
 from service.core.quality import By, quality
 from service.core.settings import Settings, load
 from service.core.tables import Analysis, Feedback, Instance, Model, Shadow, Study, Subject
@@ -45,6 +46,7 @@ class Filled:
                         activation_method="",
                         first_used_at=MONDAY,
                         role=role,
+                        population=Population((1.0, 5.0), views=("AP",)).kept(),
                     )
                 )
 
@@ -67,7 +69,7 @@ class Filled:
         common = {"model_id": 1, **result}
         of_study = {"study_instance_uid": f"1.2.{number}", "state": "confirmed", "received_at": at}
         sex, distance = film.pop("sex", "F"), film.pop("gate_distance", 0.3)
-        strings = "sop_class_uid series_instance_uid transfer_syntax_uid view_position acquired_at"
+        strings = "sop_class_uid series_instance_uid transfer_syntax_uid acquired_at"
         with self.ledger.write() as session:
             study = Study(revision=1, review_share=share, **common, **of_study)
             session.add(study)
@@ -93,7 +95,8 @@ class Filled:
                 ready_at=at,
                 size=1,
                 presentation_intent_type="",
-                **{"calling_ae_title": "ROUTER", "modality": "DX", **film},
+                patient_sex=sex_of(sex),
+                **{"calling_ae_title": "ROUTER", "modality": "DX", "view_position": "", **film},
                 **dict.fromkeys(strings.split(), ""),
             )
             session.add(instance)
@@ -158,7 +161,8 @@ def small(filled: Filled) -> None:
     for number in range(40):
         drawn = 0.1 if number < 4 else None
         said = [] if number > 3 else [agree() if number else disagree()]
-        filled.study("absent", *said, share=drawn, calling_ae_title="WARD", sex="M", modality="CR")
+        film = {"scanner": "Maker DR-1", "view_position": "PA", "modality": "CR"}
+        filled.study("absent", *said, share=drawn, calling_ae_title="WARD", sex="M", **film)
     filled.study("not_analysed", sex=CANARY)
 
 
@@ -183,6 +187,8 @@ def test_numbers_are_those_done_by_hand(filled: Filled) -> None:
         (By.WEEK, {"2026-03-02": 48, "2026-03-09": 3}),
         (By.CALLING_AE_TITLE, {"ROUTER": 11, "WARD": 40}),
         (By.MODALITY, {"DX": 11, "CR": 40}),
+        (By.SCANNER, {"Maker DR-1": 40, "unknown": 11}),
+        (By.VIEW, {"PA": 40, "unknown": 11}),
         (By.SEX, {"F": 10, "M": 40, "unknown": 1}),
         (By.AGE, {"1 to 5": 10, "unknown": 41}),
     ],
@@ -236,14 +242,94 @@ def test_a_shift_of_scores_and_refusals_is_an_alert_and_none_is_none(filled: Fil
         assert not any(change.is_alert for change in drift(session, *early, *early))
 
 
+def test_studies_outside_of_the_validated_range_are_counted_as_one_film_is_compared(filled: Filled) -> None:
+    films = [
+        {"patient_age_years": 3.0, "view_position": "AP"},
+        {"patient_age_years": 5.9, "view_position": "PA"},
+        {"patient_age_years": 6.0, "view_position": "AP"},
+        {"patient_age_years": 0.9},
+        {"scanner": "Maker DR-1"},
+    ]
+    for film in films:
+        filled.study("present", **film)
+    validated = Population((1.0, 5.0), views=("AP",))
+    alone = [
+        {
+            each.attribute: each.beside
+            for each in compared(
+                Described(film.get("patient_age_years"), "F", film.get("view_position", ""), ""), validated
+            )
+        }
+        for film in films
+    ]
+    found = asked(filled, by="view")
+    rows = {row["attribute"]: row for row in found["coverage"]}
+    assert {name: (row["outside"], row["unknown"]) for name, row in rows.items()} == {
+        "age": (2, 1),
+        "sex": (0, 0),
+        "view": (1, 2),
+        "scanner": (0, 4),
+    }
+    for name in ("age", "view"):
+        assert rows[name]["outside"] == sum(each[name] is Beside.OUTSIDE for each in alone)
+        assert rows[name]["unknown"] == sum(each[name] is Beside.UNKNOWN for each in alone)
+    assert {row["name"]: row["outside"] for row in found["groups"]} == {"AP": 1, "PA": 1, "unknown": 1}
+
+
+def test_what_the_validated_films_have_on_record_decides_what_is_outside(filled: Filled) -> None:
+    population = Population((0.0, 120.0), sexes=("F",), scanners=("Maker DR-1",))
+    with filled.ledger.write() as session:
+        session.get_one(Model, 1).population = population.kept()
+    for name in ("Maker DR-1", "Maker DR-12", ""):
+        filled.study("present", scanner=name, view_position="PA")
+        filled.study("present", scanner=name, sex="M")
+    rows = {row["attribute"]: (row["outside"], row["unknown"]) for row in asked(filled)["coverage"]}
+    assert rows == {"age": (0, 6), "sex": (3, 0), "view": (0, 3), "scanner": (2, 2)}
+    assert sum(group["outside"] for group in asked(filled)["groups"]) == 4
+
+
+def test_drift_of_the_images_is_told_before_that_of_the_results(filled: Filled) -> None:
+    for number in range(60):
+        film = {"image_deviation": 0.2, "image_entropy": 0.8 + number / 1000, "image_clipped": 0.01}
+        filled.study("absent", at=MONDAY - timedelta(days=3), image_mean=0.3 + number / 1000, **film)
+        film["image_clipped"] = 0.2
+        filled.study("absent", at=MONDAY, image_mean=0.3 + (59 - number) / 1000, **film)
+    found = {change["name"]: change for change in asked(filled)["drift"]}
+    assert {name for name, change in found.items() if change["is_alert"]} == {"image_clipped"}
+    assert found["image_clipped"]["current"] == pytest.approx(0.2, abs=0.001)
+    page = client(filled).get(f"/quality?from={MONDAY:%Y-%m-%d}&to={END:%Y-%m-%d}", headers=bearer("viewer"))
+    assert "Black or white to the limit, share of a film&#39;s pixels, mean has shifted" in page.text
+
+
+def test_of_many_studies_some_are_looked_at_and_rates_are_of_all(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.core.drift._LOOKED_AT", 40)
+    for number in range(100):
+        filled.study("present" if number % 2 else "absent", image_mean=0.5)
+    found = {change["name"]: change for change in asked(filled)["drift"]}
+    assert found["positives"]["current_studies"] == 100
+    assert found["positives"]["current"] == 0.5
+    # Every third of 100, by a hash: and of two that take turns, both.
+    assert 20 <= found["score"]["current_studies"] == found["image_mean"]["current_studies"] <= 46
+    assert 0.3 < found["score"]["current"] < 0.7
+
+
 def test_drift_is_scraped(filled: Filled) -> None:
     for number in range(60):
-        filled.study("absent", at=now() - timedelta(days=9), probability=0.1 + number / 1000)
-        filled.study("absent", at=now() - timedelta(days=2), probability=0.3 + number / 1000)
+        before, now_ = (now() - timedelta(days=days) for days in (9, 2))
+        film = {"patient_age_years": 60.0, "view_position": "AP", "image_deviation": 0.2}
+        filled.study("absent", at=before, probability=0.1 + number / 1000, image_mean=0.4, **film)
+        filled.study("absent", at=now_, probability=0.3 + number / 1000, image_mean=0.6, **film)
     with filled.ledger.read() as session:
         metrics = {metric.name: metric for metric in Drift().metrics(session)}
     told = {sample.labels["watched"]: sample.value for sample in metrics["hilum_drift_alert"].samples}
-    assert told == {"score": 1.0, "refusals": 0.0, "positives": 0.0, "gate_distance": 0.0}
+    quiet = ("refusals", "positives", "gate_distance", "image_deviation", "image_entropy", "image_clipped")
+    assert told == {"score": 1.0, "image_mean": 1.0, **dict.fromkeys(quiet, 0.0)}
+    distances = {sample.labels["watched"]: sample.value for sample in metrics["hilum_drift_ks"].samples}
+    assert distances["image_mean"] == 1
+    outside = metrics["hilum_outside_validated_range"].samples
+    assert {sample.labels["attribute"]: sample.value for sample in outside} == {"age": 1.0, "view": 0.0}
     shifts = {sample.labels["watched"]: sample.value for sample in metrics["hilum_drift_psi"].samples}
     assert shifts["score"] > 1 > shifts["gate_distance"]
 

@@ -31,6 +31,7 @@ from service.core.states import InstanceState
 from service.core.tables import Instance, Study
 from worker.context import Context, Serving, discarding, read_weights
 from worker.decode import missing_decoders
+from worker.image_statistics import ImageStatistics, image_statistics
 from worker.picture import png
 from worker.prepare import Prepared, prepare
 
@@ -93,6 +94,7 @@ def _decode_one(context: Context, lease: Lease, model: Serving) -> None:
     )
     failpoint("decode.film_written")
     with discarding(context.spool, film_path):
+        statistics = image_statistics(film.pixels) if film else None
         picture = png(film.pixels) if film else b""
         picture_path = (
             context.spool.write("films", ".png", lambda stream: stream.write(picture)) if film else None
@@ -106,7 +108,7 @@ def _decode_one(context: Context, lease: Lease, model: Serving) -> None:
                 record_event(session, study, "rule", str(decision))
             if film_path and study.revision:
                 study.build += 1  # a report that names it as left out has to be built anew
-        _record(session, model.id, instance, study, prepared)
+        _record(session, model.id, instance, study, prepared, statistics)
     failpoint("decode.recorded")
 
 
@@ -116,6 +118,7 @@ def _record(
     instance: Instance,
     study: Study,
     prepared: Prepared,
+    statistics: ImageStatistics | None,
 ) -> None:
     if study.backfill_id is None:
         tally.since(tally.STAGE_SECONDS, instance.ready_at, "decode", session=session)
@@ -126,6 +129,9 @@ def _record(
     instance.state = InstanceState.DECODED if prepared.film else InstanceState.NOT_ANALYSED
     instance.reason = prepared.reason
     instance.pixel_digest = prepared.film.pixel_digest if prepared.film else None
+    if statistics is not None:
+        instance.image_mean, instance.image_deviation = statistics.mean, statistics.deviation
+        instance.image_entropy, instance.image_clipped = statistics.entropy, statistics.clipped
     record_event(session, study, "decoded", instance.reason or "")
     settle_copies(session, study, instance.sop_instance_uid)
     if instance.state == InstanceState.DECODED:

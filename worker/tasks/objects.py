@@ -25,6 +25,7 @@ from pydicom.uid import (
 from service.core.destination import Destination
 from service.core.identifiers import derived_uid, report_uid, series_uid
 from service.core.ledger import now
+from service.core.population import Population
 from service.core.results import Finding, ModelIdentity, Result
 from service.core.states import DOCUMENTS, Kind
 from service.core.tables import Report
@@ -93,6 +94,8 @@ class Job:
         Destinations that the rules of the site send the result to; None: every one.
     feedback_url
         Where readers say what they think of the result; empty without a public address.
+    population
+        On whom the model was validated; None of what served before that was kept.
     identity
         Patient and order as an archive names them, by keyword, where that is not what the images say.
     withheld
@@ -118,6 +121,7 @@ class Job:
     superseded: tuple[Superseded, ...]
     routed: frozenset[str] | None
     feedback_url: str
+    population: Population | None
     withheld: bool = False
 
 
@@ -241,6 +245,7 @@ def _report_context(
         device_name=job.ae_title,
         feedback_url=job.feedback_url,
         beside=job.beside,
+        population=job.population,
     )
 
 

@@ -29,6 +29,7 @@ from service.core.leases import (
     renewed,
 )
 from service.core.ledger import now, record_event
+from service.core.population import Population
 from service.core.refusals import refusals
 from service.core.results import Finding, ModelIdentity, Result, conclude
 from service.core.review import review_share
@@ -187,6 +188,7 @@ def _read(context: Context, lease: Lease) -> tuple[Job, int]:
             superseded=_superseded(session, context, study.id, revision.number),
             routed=None,
             feedback_url=_feedback_url(session, context, study, revision.number),
+            population=Population.of(model.population) if model.population else None,
             withheld=withholds(session, study),
         )
         job = replace(job, routed=_routed(images, job.images))

@@ -26,6 +26,8 @@ GROUPINGS = {
     By.WEEK: "Week",
     By.CALLING_AE_TITLE: "Calling AE title",
     By.MODALITY: "Modality",
+    By.SCANNER: "Scanner",
+    By.VIEW: "View position",
     By.SEX: "Sex",
     By.AGE: "Age (years)",
 }
@@ -34,6 +36,10 @@ WATCHED = {
     "refusals": "Studies without a number",
     "positives": "Positives among results",
     "gate_distance": "Distance from the training films (1: the gate's bound), mean",
+    "image_mean": "Grey value of the films, mean (0 %: black)",
+    "image_deviation": "Contrast of the films (standard deviation of the grey value), mean",
+    "image_entropy": "Entropy of the films' grey values (of 8 bits), mean",
+    "image_clipped": "Black or white to the limit, share of a film's pixels, mean",
 }
 
 
@@ -130,6 +136,9 @@ def _plots(found: Quality) -> Sequence[Any]:
     ]
     refused = [Bar(item.name, item.refused / item.studies if item.studies else None) for item in groups]
     plots.append(bars(f"Share of studies without a number by {title}", refused))
+    if found.coverage:
+        outside = [Bar(item.name, (item.outside or 0) / item.studies) for item in groups if item.studies]
+        plots.append(bars(f"Share of studies outside of the validated range by {title}", outside))
     if found.calibration:
         dots = [Dot(item.mean_probability, item.observed, item.answers) for item in found.calibration.bins]
         plots.append(calibration_plot("Calibration: share with pneumonia by probability", dots))

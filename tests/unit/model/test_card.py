@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 
 from model import card
+from model.measuring.comparison import FIGURES
 from model.weights import default_weights, read_info
 
 
@@ -45,3 +47,22 @@ def test_evidence_names_no_films(tmp_path: Path) -> None:
     card.add("kept", tmp_path / "report.json", tmp_path)
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept == {"auc": 0.5, "films": 3, "deep": [{}]}
+
+
+def test_an_experiment_with_another_population_stands_in_the_card_with_its_changes(
+    tmp_path: Path,
+) -> None:
+    row = {
+        name: value for figure in FIGURES for name, value in ((figure, 0.9), (f"{figure}_ci", [0.8, 0.95]))
+    }
+    change = {name: [-0.03, -0.02] if name.endswith("_ci") else -0.025 for name in row}
+    population = {"n": 7, "patients": 5, "before": row, "after": row, "change": change}
+    for file in card.EVIDENCE.glob("*.json"):
+        shutil.copy(file, tmp_path)
+    experiment = {"folds": 5, "replayed": 2, "first": population, "extra": population}
+    experiment["recipe"] = {"epochs": 5, "settle": 2, "sizes": [160, 160, 160]}
+    (tmp_path / "adults.json").write_text(json.dumps(experiment))
+    said = card.render(tmp_path)
+    assert "| adults, widened | 7 | 0.900 (0.800 to 0.950) |" in said
+    assert "| children, change | | -0.025 (-0.030 to -0.020) |" in said
+    assert "On the first population something was forgotten; on the other one no gain is shown" in said

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from model.evaluate import evaluate, main
+from model.evaluate import evaluate, main, summary
 from model.measuring.cases import Case, Left, Seen, cases_in_folders
 from model.predict import BATCH, Predictor, Scores
 from model.training.films import DataError
@@ -112,6 +112,9 @@ def test_subgroups_come_from_the_names_of_the_public_set(report: dict[str, Any])
     }
     assert groups["kind", "viral"]["specificity"] is None
     assert groups["series", "IM"]["auc"] is None
+    assert f"kind: viral, 3 images: auc –, sensitivity {groups['kind', 'viral']['sensitivity']:.3f} (" in (
+        summary(report)
+    )
     hits = sum(groups["kind", kind]["sensitivity"] * 3 for kind in ("bacterial", "viral"))
     assert hits == pytest.approx(report["confusion"]["tp"])
 

@@ -107,8 +107,12 @@ def test_figures_of_a_group_without_one_class_are_none() -> None:
     assert (found["n"], found["positives"], found["auc"], found["specificity"]) == (3, 3, None, None)
     assert found["sensitivity"] == pytest.approx(2 / 3)
     assert found["sensitivity_ci"] == metrics.wilson(2, 3)
+    assert (found["precision"], found["precision_ci"]) == (1.0, metrics.wilson(2, 2))
+    assert (found["npv"], found["npv_ci"]) == (0.0, metrics.wilson(0, 1))
+    assert found["brier"] == pytest.approx((0.8**2 + 0.1**2 + 0.2**2) / 3)
+    assert found["brier_ci"][0] <= found["brier"] <= found["brier_ci"][1]
     empty = metrics.within(np.empty(0), np.empty(0, int), 0.5, np.empty(0, int), 10)
-    assert (empty["n"], empty["auc"], empty["sensitivity"]) == (0, None, None)
+    assert {name for name, value in empty.items() if value is not None} == {"n", "positives"}
 
 
 def test_the_histogram_counts_every_film_once() -> None:

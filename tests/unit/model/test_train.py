@@ -11,6 +11,7 @@ from PIL import Image
 
 from model import train as training
 from model.calibrate import balanced_weights, calibrate, calibrate_pattern, operating_point, probabilities
+from model.card import change, interval
 from model.predict import Predictor
 from model.training.augment import Borrow, augmented
 from model.training.films import DataError, Films
@@ -76,6 +77,11 @@ def test_training_writes_weights_that_serve(
     assert report["films"] == 36
     assert report["training_films"] + report["validation"]["n"] == 36
     assert report["model"]["sha256"] == info.sha256
+    assert info.population_views == ("AP",)
+    card = out.with_suffix(".card.md").read_text()
+    assert card.startswith("# Model card: tiny 0.0.1")
+    assert "from scratch" in card
+    assert "Before and after" not in card
 
 
 def _of_a_site(folder: Path, patients: int = 9) -> Path:
@@ -101,22 +107,34 @@ def test_a_model_is_widened_by_a_site_s_own_films_and_compared_on_both_populatio
     with pytest.raises(SystemExit):
         training.main(command)
     assert "--trained-on" in capsys.readouterr().err
-    assert training.main([*command, "--trained-on", "both sites", "--ages", "1", "90"]) == 0
+    said_of_them = ["--trained-on", "both sites", "--ages", "1", "90", "--views", "AP", "PA"]
+    assert training.main([*command, *said_of_them, "--scanners", "Fuji FDR"]) == 0
     info, start = Predictor.load(out, "cpu").info, Predictor.load(weights, "cpu")
     assert (info.trained_on, info.population_age_years) == ("both sites", (1.0, 90.0))
+    assert (info.population_views, info.population_sexes) == (("AP", "PA"), ())
     report = json.loads(out.with_suffix(".validation.json").read_text())
     assert report["recipe"]["init"] == start.info.sha256
     assert report["recipe"]["rate"] == training.GENTLE_RATE
     rows = report["populations"]
     assert {name: set(found) for name, found in rows.items()} == {
-        "first": {"before", "after"},
-        "extra": {"before", "after"},
+        "first": {"before", "after", "change"},
+        "extra": {"before", "after", "change"},
     }
+    for found in rows.values():
+        auc = [found[when]["auc"] for when in ("before", "after")]
+        assert found["change"]["auc"] == pytest.approx(auc[1] - auc[0])
     assert rows["first"]["after"]["n"] + rows["extra"]["after"]["n"] == report["validation"]["n"]
     assert rows["extra"]["before"]["threshold"] == start.info.threshold
     said = capsys.readouterr().out
     assert "extra  before" in said
-    assert "auc" in said
+    assert f"change  auc {rows['extra']['change']['auc']:+.3f}" in said
+    card = out.with_suffix(".card.md").read_text()
+    assert f"SHA-256 `{info.sha256}`" in card
+    assert "ages 1 to 90 years; sexes: not recorded; views: AP, PA; scanners: Fuji FDR" in card
+    kept = rows["first"]["before"]
+    assert f"| first | before | {kept['n']} | {interval(kept, 'auc')}" in card
+    assert f"| extra | change | | {change(rows['extra']['change'], 'auc')} |" in card
+    assert "On the first population" in card
 
 
 def test_equal_names_of_two_sites_are_two_patients_and_both_sites_are_on_both_sides(

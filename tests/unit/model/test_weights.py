@@ -39,6 +39,7 @@ def test_metadata_and_preprocessing_are_read_without_torch() -> None:
 def test_the_weights_that_ship_say_what_they_are_for() -> None:
     info = read_info(default_weights())
     assert info.population_age_years == (1.0, 5.0)
+    assert info.population_views == ("AP",)
     assert 0.0 < info.threshold < 1.0
     assert info.indeterminate is not None
     assert info.indeterminate[0] < info.threshold < info.indeterminate[1]
@@ -114,6 +115,18 @@ def test_missing_metadata_is_named(tmp_path: Path) -> None:
     path.write_bytes(save({"a": np.zeros(3)}, {"name": json.dumps("a")}))
     with pytest.raises(WeightsError, match=r"says nothing about version, architecture"):
         read_info(path)
+
+
+def test_weights_may_say_which_patients_views_and_scanners_they_were_validated_on(
+    weights: Path, tmp_path: Path
+) -> None:
+    info, tensors = load_weights(weights)
+    about = {name: value for name, value in asdict(info).items() if name != "sha256"}
+    said = {"population_sexes": ("F",), "population_views": ("AP", "PA"), "population_scanners": ("X 1",)}
+    assert asdict(save_weights(tmp_path / "a.safetensors", tensors, about | said)).items() >= said.items()
+    old = {name: value for name, value in about.items() if name not in said}
+    silent = save_weights(tmp_path / "b.safetensors", tensors, old)
+    assert (silent.population_sexes, silent.population_views, silent.population_scanners) == ((), (), ())
 
 
 def test_metadata_of_another_kind_is_refused(weights: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation
 
+from service.core.population import Population
 from service.core.results import Finding, ModelIdentity, Result, conclude
 from service.core.states import Assessment
 from worker.assessment import Reading
@@ -21,6 +22,7 @@ from worker.structured_report import ImageResult, Predecessor, ReportContext
 
 ROWS, COLUMNS = 2500, 2048
 STUDY = "1.2.826.0.1.3680043.8.498.1"
+VALIDATED = Population((1.0, 5.0), views=("AP",))
 MODEL = ModelIdentity("hilum-chest-resnet", "1.0.0", "5e" * 32)
 SITE = timezone(timedelta(hours=1))
 AT = datetime(2026, 11, 23, 9, 30, 15, 250, SITE)
@@ -139,6 +141,7 @@ def context(*images: ImageResult, **changed: Any) -> ReportContext:
         device_serial_number="HILUM-1",
         software_version="0.1.0",
         at=AT,
+        population=VALIDATED,
     )
     return replace(first, **changed)
 
