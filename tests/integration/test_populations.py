@@ -103,7 +103,7 @@ def test_a_model_of_before_says_nothing_of_its_range_until_it_is_asked_again(
     assert shown["population"] == []
     assert api.get("/api/statistics", headers=bearer("viewer")).json()["coverage"] == []
     assert "is known once a worker has started" in api.get("/quality", headers=bearer("viewer")).text
-    Context.open(context.settings).model()
+    context.model()
     (shown,) = api.get(address, headers=bearer("viewer")).json()["instances"]
     assert shown["population"][0]["validated"] == "1 to 5 Y"
 

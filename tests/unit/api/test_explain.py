@@ -59,6 +59,7 @@ def image(state: str, reason: str) -> InstanceOut:
         reason=reason,
         flags=[],
         rule=None,
+        population=[],
     )
 
 
