@@ -1,4 +1,4 @@
-"""What highdicom asks of the standard's tables, looked up once.
+"""What highdicom asks again and again, of the standard's tables and of codes, looked up once.
 
 Whether an IOD has an attribute is searched for in all of its modules each time, eight times an object: a
 tenth of a report's time. Which modality an image is of is looked up in a table that is made anew twice for
@@ -10,7 +10,7 @@ import sys
 from functools import cache
 
 from highdicom import _standard_utils
-from highdicom.sr import templates
+from highdicom.sr import CodedConcept, templates
 from pydicom.uid import ComputedRadiographyImageStorage
 
 _ASKED = (
@@ -19,9 +19,25 @@ _ASKED = (
     (templates, "_get_coded_modality", (ComputedRadiographyImageStorage,)),
 )
 
+_HASH = "_hilum_hash"
+
+
+def _remembered_hash(concept: CodedConcept) -> int:
+    """Return what `CodedConcept.__hash__` does: a code is not changed once it has been made.
+
+    Every content item is filed under the hash of its name two or three times, and each time two attributes of
+    a data set were asked for: a tenth of a report's time.
+    """
+    kept = vars(concept)
+    found: int | None = kept.get(_HASH)
+    if found is None:
+        found = kept[_HASH] = hash(concept.scheme_designator + concept.value)
+    return found
+
 
 def remember() -> None:
     """Let every module of highdicom that asks hear the first answer again; a second call changes nothing."""
+    CodedConcept.__hash__ = _remembered_hash  # type: ignore
     for home, name, first in _ASKED:
         asked = getattr(home, name, None)
         if asked is None:  # another highdicom than the pinned one: it asks as it does

@@ -91,5 +91,7 @@ def _fold(
     place = {int(index): number for number, index in enumerate(indices)}
     pairs = [(place[a], place[b]) for a, b in same if a in place and b in place]
     groups = group([patients[index] for index in indices], pairs)
+    if (np.bincount(labels[indices], minlength=2) < recipe.folds).all():
+        raise DataError(f"too few patients for {recipe.folds} folds: each class has fewer films than that")
     _, validation = grouped_fold(labels[indices], groups, recipe.folds, recipe.fold, recipe.seed)
     return np.asarray(indices[validation], np.int64)

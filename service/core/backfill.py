@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -240,7 +240,7 @@ def pause(found: Backfill) -> None:
 def resume(session: Session, found: Backfill) -> None:
     """Let it go on; what failed, or was not given, gets other tries."""
     session.execute(
-        BackfillStudy.__table__.update()  # type: ignore[attr-defined]
+        update(BackfillStudy)
         .where(
             BackfillStudy.backfill_id == found.id,
             BackfillStudy.state.in_((FetchState.FAILED, FetchState.MISSING)),
@@ -253,7 +253,7 @@ def resume(session: Session, found: Backfill) -> None:
     if found.cursor is None and session.scalar(waits.limit(1)) is None:
         found.state = BackfillState.DONE
         return
-    found.state, found.ready_at, found.note, found.finished_at = BackfillState.RUNNING, now(), None, None
+    found.state, found.ready_at, found.finished_at = BackfillState.RUNNING, now(), None
 
 
 def cancel(found: Backfill) -> None:

@@ -7,14 +7,16 @@ and lets everything go at once. A person's retry lets the next try be now.
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.core import tally
+from service.core.claims import Among, claim_within
 from service.core.destination import Destination
 from service.core.leases import (
     CONFIRM,
@@ -22,14 +24,12 @@ from service.core.leases import (
     Lease,
     Stage,
     backoff_seconds,
-    claim_within,
-    of_backfill,
     ready,
 )
 from service.core.ledger import Ledger, now
 from service.core.pauses import allowance, spend
 from service.core.settings import Settings
-from service.core.tables import Circuit
+from service.core.tables import Circuit, UtcDateTime
 
 LONGEST_PAUSE_SECONDS = 300.0
 # A try may take two associations with a query each that is not answered, and a third with an object.
@@ -52,21 +52,8 @@ def claim_for_one_destination(
     str, list of Lease
         The destination and up to `limit` leases for it; an empty name and list when nothing is ready.
     """
-    table: Any = stage.table
-    # Ordered and limited, so that the index for work is used, not that which has the destinations sorted.
-    waiting = (
-        select(table.destination, table.ready_at)
-        .where(ready(stage))
-        .order_by(table.ready_at)
-        .limit(_MOST_WAITING)
-        .subquery()
-    )
     with ledger.read() as session:
-        names = session.scalars(
-            select(waiting.c.destination)
-            .group_by(waiting.c.destination)
-            .order_by(func.min(waiting.c.ready_at))
-        ).all()
+        names = session.scalars(_waiting(stage), {"moment": now()}).all()
     for name in names:
         destination = settings.destination(name) if settings else None
         try:
@@ -79,6 +66,23 @@ def claim_for_one_destination(
     return "", []
 
 
+@cache
+def _waiting(stage: Stage) -> Select[Any]:
+    """Return the query for the destinations for which something is ready, longest waiting first."""
+    table: Any = stage.table
+    # Ordered and limited, so that the index for work is used, not that which has the destinations sorted.
+    waiting = (
+        select(table.destination, table.ready_at)
+        .where(ready(stage, bindparam("moment", type_=UtcDateTime)))
+        .order_by(table.ready_at)
+        .limit(_MOST_WAITING)
+        .subquery()
+    )
+    return (
+        select(waiting.c.destination).group_by(waiting.c.destination).order_by(func.min(waiting.c.ready_at))
+    )
+
+
 def _claim_for(
     session: Session,
     stage: Stage,
@@ -87,15 +91,14 @@ def _claim_for(
     destination: Destination | None,
     settings: Settings | None,
 ) -> list[Lease]:
-    table: Any = stage.table
     circuit = session.get(Circuit, name, with_for_update=True)
     if destination is not None and settings is not None:
         limit = allowance(session, destination, settings.zone, limit)
     # What was sent here goes before what back-fills fetched, however much of that waits.
-    live = [~of_backfill(stage)] if stage is DELIVER else []
-    leases = claim_within(session, stage, limit, table.destination == name, *live) if limit else []
-    if limit and live and not leases:
-        leases = claim_within(session, stage, limit, table.destination == name)
+    live = Among(fetched=False) if stage is DELIVER else Among()
+    leases = claim_within(session, stage, limit, live, destination=name) if limit else []
+    if limit and live != Among() and not leases:
+        leases = claim_within(session, stage, limit, destination=name)
     if destination is not None:
         spend(session, destination, len(leases))
     if leases and circuit is not None:

@@ -19,7 +19,8 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
 from sqlalchemy import Select, bindparam, or_, select
 
-from service.core.leases import IN_ORDER, STAGES, Stage, live_waits, moments, of_backfill, ready
+from service.core.claims import live_waits, moments
+from service.core.leases import IN_ORDER, STAGES, Stage, of_backfill, ready
 from service.core.ledger import Ledger
 from service.core.tables import UtcDateTime
 

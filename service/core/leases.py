@@ -13,12 +13,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import psutil
 import structlog
-from sqlalchemy import ColumnElement, Select, bindparam, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -49,7 +49,6 @@ from service.core.tables import (
     Revision,
     Shadow,
     Study,
-    UtcDateTime,
 )
 
 LEASE_SECONDS = 30.0
@@ -106,9 +105,9 @@ ASSESS = Stage("assess", "report", AssessmentReport, AssessmentState.PENDING)
 BACKFILL = Stage("backfill", "deliver", Backfill, BackfillState.RUNNING, limited=False)
 STAGES = (DECODE, INFER, SHADOW, REPORT, ASSESS, DELIVER, CONFIRM, BACKFILL)
 # What lies between a film's coming and its report.
-_TO_REPORT = (DECODE, INFER, REPORT)
+TO_REPORT = (DECODE, INFER, REPORT)
 # Where back-fills come last.
-IN_ORDER = (*_TO_REPORT, SHADOW)
+IN_ORDER = (*TO_REPORT, SHADOW)
 
 # How to get from the work to its study.
 _TO_STUDY: dict[str, tuple[type[Base], ...]] = {
@@ -155,47 +154,6 @@ def _away(stage: Stage, *where: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists().where(Circuit.destination == table.destination, *where)
 
 
-def claim(
-    ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool], seconds: float = LEASE_SECONDS
-) -> list[Lease]:
-    """Lease up to `limit` ready rows, oldest first; nobody else gets them before the lease ends."""
-    with ledger.write() as session:
-        return claim_within(session, stage, limit, *where, seconds=seconds)
-
-
-def claim_within(
-    session: Session,
-    stage: Stage,
-    limit: int,
-    *where: ColumnElement[bool],
-    seconds: float = LEASE_SECONDS,
-) -> list[Lease]:
-    """Do what `claim` does, within a transaction that does more."""
-    table = stage.table
-    # A CTE is run once, whatever plan PostgreSQL makes of the rest.
-    chosen = (
-        select(table.id)
-        .where(ready(stage), *where)
-        .order_by(table.ready_at, table.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("chosen")
-    )
-    claimed = session.execute(
-        update(table)
-        .where(table.id.in_(select(chosen.c.id)))
-        .values(
-            lease_owner=owner(),
-            lease_until=now() + timedelta(seconds=seconds),
-            lease_token=table.lease_token + 1,
-            attempts=table.attempts + 1,
-        )
-        .returning(table.id, table.lease_token, table.attempts)
-        .execution_options(synchronize_session=False)
-    )
-    return [Lease(stage, *row) for row in sorted(claimed)]
-
-
 def of_backfill(stage: Stage) -> ColumnElement[bool]:
     """Return the condition for work on studies that a back-fill fetched."""
     table: Any = stage.table
@@ -207,87 +165,6 @@ def of_backfill(stage: Stage) -> ColumnElement[bool]:
     else:
         query = exists().where(Study.id == table.study_id, fetched)
     return query.correlate(table)
-
-
-def live_waits(*, bound: bool = False) -> ColumnElement[bool]:
-    """Return whether something that was sent here waits for its turn between its coming and its report.
-
-    What somebody works on just now waits too, and so does a study that is due soon; what is tried again later
-    does not. `bound`: its moments are bound parameters, which `moments` gives.
-    """
-    given: dict[str, Any] = (
-        {name: bindparam(name, type_=UtcDateTime) for name in moments()} if bound else moments()
-    )
-    moment = given["moment"]
-    due = (Study.due_at <= given["soon"]) & (Study.due_at > given["long_ago"])
-    return or_(
-        exists().where(due, Study.backfill_id.is_(None)).correlate(None),
-        *(
-            exists()
-            .where(
-                stage.table.state == stage.waiting,
-                stage.table.ready_at <= moment,
-                stage.table.attempts <= MAX_ATTEMPTS,
-                ~of_backfill(stage),
-            )
-            .correlate(None)
-            for stage in _TO_REPORT
-        ),
-    )
-
-
-def moments() -> dict[str, datetime]:
-    """Return the moments by which work is ready, and between which a study is due soon.
-
-    What would be begun now is done in half a second; a study that is long due has a trouble of its own.
-    """
-    moment = now()
-    return {
-        "moment": moment,
-        "soon": moment + timedelta(seconds=0.5),
-        "long_ago": moment - timedelta(seconds=10),
-    }
-
-
-def claim_live_first(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
-    """Lease up to `limit` pieces of work on what was sent here, else one on what a back-fill fetched."""
-    live = claim(ledger, stage, limit, *where, ~of_backfill(stage))
-    return live or _claim_behind(ledger, stage, *where)
-
-
-def _claim_behind(ledger: Ledger, stage: Stage, *where: ColumnElement[bool]) -> list[Lease]:
-    """Lease one piece of work of back-fills while nothing that was sent here waits for its report.
-
-    One at a time: what is sent meanwhile waits for no more than that.
-    """
-    behind = of_backfill(stage)
-    with ledger.read() as session:
-        found = select(stage.table.id).where(ready(stage), *where, behind, ~live_waits()).limit(1)
-        if session.scalar(found) is None:
-            return []
-    return claim(ledger, stage, 1, *where, behind)
-
-
-def claim_in_turn(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
-    """Lease a batch of work that has never failed, or alone, when its turn comes, work that has.
-
-    Work that kills its process must not use up the attempts of others, and must not wait for ever behind
-    what comes after it. What back-fills fetched comes last, and one by one.
-    """
-    found = _claim_in_turn(ledger, stage, limit, *where, ~of_backfill(stage))
-    return found or _claim_behind(ledger, stage, *where)
-
-
-def _claim_in_turn(ledger: Ledger, stage: Stage, limit: int, *where: ColumnElement[bool]) -> list[Lease]:
-    table = stage.table
-    fresh, failed = table.attempts == 0, table.attempts > 0
-    with ledger.read() as session:
-        attempts = session.scalars(
-            select(table.attempts).where(ready(stage), *where).order_by(table.ready_at, table.id).limit(1)
-        ).first()
-    if attempts:
-        return claim(ledger, stage, 1, *where, failed) or claim(ledger, stage, limit, *where, fresh)
-    return claim(ledger, stage, limit, *where, fresh) or claim(ledger, stage, 1, *where)
 
 
 def free_left_behind(ledger: Ledger, stage: Stage) -> int:

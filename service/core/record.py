@@ -40,6 +40,7 @@ from service.core.tables import (
     Subject,
     Tombstone,
     TombstoneInstance,
+    UtcDateTime,
 )
 from service.core.terms import MODALITIES, PRESENTATION_INTENTS, term
 from service.core.tombstones import ignored_as_erased
@@ -117,10 +118,18 @@ _RARE = select(
     .scalar_subquery(),
     _DIGESTS.where(Instance.digest.not_like(f"{DIGEST_PREFIX}%")).limit(1).scalar_subquery(),
     select(BackfillStudy.backfill_id)
-    .where(BackfillStudy.study_instance_uid == bindparam("study"), BackfillStudy.state == FetchState.MOVING)
+    .where(
+        BackfillStudy.study_instance_uid == bindparam("study"),
+        BackfillStudy.state == FetchState.MOVING,
+        BackfillStudy.at > bindparam("moved_since", type_=UtcDateTime),
+    )
     .limit(1)
     .scalar_subquery(),
 )
+
+
+# No archive takes longer from our C-MOVE to its last object: what was asked for before is forgotten.
+_LONGEST_MOVE = timedelta(hours=1)
 
 
 class _CameBeforeError(Exception):
@@ -172,6 +181,7 @@ class Recorder:
         study = session.scalars(_STUDY, names).one_or_none()
         # After the study's row is locked: who erases it holds that.
         names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
+        names |= {"moved_since": moment - _LONGEST_MOVE}
         erased, known, rejected, older, asked = session.connection().execute(_RARE, names).one()
         if erased is not None and ignored_as_erased(
             session, header.study_instance_uid, header.sop_instance_uid

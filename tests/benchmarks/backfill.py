@@ -158,13 +158,19 @@ def measure(hilum: Gateway, live: list[Dataset], paths: list[Path]) -> dict[str,
             eventually(lambda: not asked(hilum)["in_work"], 120, "what was fetched is analysed")
             time.sleep(1.0)
         else:
-            eventually(lambda: asked(hilum)["in_work"] >= 1, 120, "the back-fill works")
+            eventually(lambda: works(hilum), 120, "the back-fill works or is done")
         taken = latency(hilum, item, path)
         if name == "running" and asked(hilum)["state"] != "running":
             print(f"the back-fill ended after {number} live films: use more --films")
             break
         seconds[name].append(taken)
     return seconds
+
+
+def works(hilum: Gateway) -> bool:
+    """Return whether something of the back-fill is in work, or nothing is left to be."""
+    found = asked(hilum)
+    return found["in_work"] >= 1 or found["state"] == "done"
 
 
 def finish(hilum: Gateway) -> dict[str, float]:

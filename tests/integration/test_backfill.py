@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from pydicom import Dataset
 from sqlalchemy import func, select, update
 
+from service.api.app import create_app
 from service.core import backfill, tally
 from service.core.backfill import Query
+from service.core.claims import claim_in_turn, claim_live_first, moments
 from service.core.completion import conclude_due_studies
 from service.core.enqueue import _READY
 from service.core.leases import (
@@ -19,10 +22,7 @@ from service.core.leases import (
     REPORT,
     STAGES,
     Stage,
-    claim_in_turn,
-    claim_live_first,
     count_ready,
-    moments,
     release,
 )
 from service.core.ledger import now
@@ -350,6 +350,19 @@ def test_object_of_a_study_that_is_moved_here_is_the_backfills_when_we_asked_for
     assert [study.backfill_id for study in studies(context)] == [1 if is_ours else None]
 
 
+def test_move_that_was_asked_for_long_ago_claims_nothing_that_is_sent(opened: Opened) -> None:
+    context = opened()
+    begin(context, way="move")
+    film = past(0)
+    with context.ledger.write() as session:
+        backfill.add_found(session, 1, [backfill.Found(film.StudyInstanceUID, "20260115")])
+        session.flush()
+        long_ago = now() - timedelta(hours=2)
+        session.execute(update(BackfillStudy).values(state=FetchState.MOVING, at=long_ago))
+    send(context, film)
+    assert [study.backfill_id for study in studies(context)] == [None]
+
+
 def test_backfill_delivers_when_it_is_told_to_and_nobody_is_told_of_its_positives(
     archive: Orthanc, opened: Opened
 ) -> None:
@@ -517,3 +530,29 @@ def test_whole_way_on_postgresql(archive: Orthanc, postgresql: str, opened: Open
         session.execute(update(Study).where(Study.backfill_id.is_(None)).values(due_at=now()))
     work(context)
     assert count(context, Outbox) == 4
+
+
+def test_api_and_pages_keep_past_studies_apart(opened: Opened) -> None:
+    context = opened()
+    begin(context)
+    run_through(context)
+    send(context, live_film())
+    api = TestClient(create_app(context.settings, context.ledger), base_url="http://127.0.0.1")
+    (said,) = api.get("/api/backfills").json()
+    assert (said["name"], said["state"], said["found"], said["analysed"]) == ("2026", "done", 7, 6)
+
+    def listed(**query: str) -> int:
+        return len(api.get("/api/studies", params=query).json()["studies"])
+
+    assert (listed(), listed(backfilled="true"), listed(backfilled="false")) == (7, 6, 1)
+    assert api.get("/").text.count("<tr data-uid") == 1
+    assert api.get("/?backfilled=true").text.count("<tr data-uid") == 6
+    page = api.get("/system").text
+    assert "20260114 to 20260116" in page
+    assert 'href="/?backfilled=true"' in page
+    metrics = api.get("/metrics").text
+    assert 'hilum_studies{state="receiving"} 1.0' in metrics
+    assert "hilum_backfill_in_flight 0.0" in metrics
+    with context.ledger.write() as session:
+        session.execute(update(Backfill).values(state=BackfillState.PAUSED))
+    assert 'hilum_backfill_studies{state="fetched"} 6.0' in api.get("/metrics").text

@@ -12,8 +12,15 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from service.core import leases
+from service.core.claims import claim, claim_in_turn
 from service.core.errors import LeaseLost
-from service.core.leases import DECODE, claim, claim_in_turn, free_left_behind, held, owner, release
+from service.core.leases import (
+    DECODE,
+    free_left_behind,
+    held,
+    owner,
+    release,
+)
 from service.core.ledger import Ledger, now
 from service.core.settings import load
 from service.core.tables import Instance

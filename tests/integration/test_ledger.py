@@ -13,6 +13,7 @@ from pydicom import Dataset
 from sqlalchemy import func, select, update
 
 from service.core import migrations
+from service.core.claims import claim
 from service.core.completion import conclude_due_studies
 from service.core.errors import (
     ConfigurationError,
@@ -22,7 +23,13 @@ from service.core.errors import (
     OutOfResources,
     Unreadable,
 )
-from service.core.leases import DECODE, MAX_ATTEMPTS, REPORT, claim, held, release
+from service.core.leases import (
+    DECODE,
+    MAX_ATTEMPTS,
+    REPORT,
+    held,
+    release,
+)
 from service.core.ledger import Ledger, check_migrated, migrate, now, open_engine, register_model
 from service.core.receive import Arrival, Intake, Outcome, sweep_incoming
 from service.core.retry import retry_study

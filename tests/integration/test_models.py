@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from model.weights import default_weights, read_info
 from service.api.app import create_app
+from service.commands.acceptance.machine import weights as asked_of_acceptance
 from service.commands.doctor import _models
 from service.commands.main import app
 from service.core import models
@@ -257,7 +258,9 @@ def test_the_life_of_a_model_from_the_command_line(hilum: "Hilum", weights: Path
         (info.sha256, ModelRole.SHADOW),
     ]
     assert "no model is called" in hilum("promote", "nothing", "--reason", _WHY, fails=True)
+    assert read_info(asked_of_acceptance(hilum.context.settings)) != info
     assert "reports from the next film on" in hilum("promote", info.sha256[:12], "--reason", _WHY)
+    assert read_info(asked_of_acceptance(hilum.context.settings)) == info
     assert hilum.context.model().info.sha256 == info.sha256
     assert "from 37.5 % on" in hilum("threshold", "0.375", "--reason", "local prevalence")
     assert hilum.context.model().info.threshold == 0.375

@@ -19,7 +19,8 @@ from service.commands.purge import let_in_again, purge_study
 from service.commands.status import status
 from service.core import purge as purging
 from service.core import repair
-from service.core.leases import DELIVER, claim
+from service.core.claims import claim
+from service.core.leases import DELIVER
 from service.core.ledger import now
 from service.core.purge import finish_erasures, lift, look, purge
 from service.core.receive import Arrival, Intake, Outcome

@@ -11,7 +11,11 @@ from sqlalchemy import select, update
 
 from service.commands.watchdog import Watchdog
 from service.core import leases
-from service.core.leases import DECODE, REPORT, claim
+from service.core.claims import claim
+from service.core.leases import (
+    DECODE,
+    REPORT,
+)
 from service.core.ledger import now, open_engine
 from service.core.settings import load
 from service.core.states import RevisionState

@@ -12,11 +12,12 @@ from pydicom import dcmread
 from redis import Redis as Client
 from sqlalchemy import select, update
 
+from service.core.claims import claim
 from service.core.completion import conclude_due_studies
 from service.core.destination import Destination
 from service.core.enqueue import Enqueuer
 from service.core.heartbeat import ROLES, beat, silent_roles
-from service.core.leases import DECODE, claim
+from service.core.leases import DECODE
 from service.core.ledger import now, register_model
 from service.core.retry import retry_study
 from service.core.settings import load
@@ -86,7 +87,7 @@ def test_a_film_and_its_activation_map_are_kept_as_pictures_that_fit(context: Co
         assert (picture.format, picture.mode) == ("PNG", "L")
         np.testing.assert_array_equal(np.asarray(picture), decoded >> 8)
     with Image.open(context.spool.absolute(str(analysis.overlay_path))) as layer:
-        assert (layer.format, max(layer.size)) == ("PNG", 512)
+        assert (layer.format, max(layer.size)) == ("PNG", 256)
         assert layer.width / layer.height == pytest.approx(decoded.shape[1] / decoded.shape[0], rel=0.01)
 
 

@@ -11,10 +11,14 @@ from playwright.sync_api import Page
 from sqlalchemy import delete, select
 
 from service.core.circuits import failed
+from service.core.claims import claim
 from service.core.enqueue import Enqueuer
 from service.core.errors import OutOfResources
 from service.core.heartbeat import ROLES, beat
-from service.core.leases import DECODE, claim, release
+from service.core.leases import (
+    DECODE,
+    release,
+)
 from service.core.ledger import record_event
 from service.core.states import StudyState
 from service.core.tables import Heartbeat, Study

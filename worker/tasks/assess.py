@@ -13,11 +13,20 @@ from pydicom.uid import EnhancedSRStorage
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.core.claims import claim
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.identifiers import derived_uid, series_uid
-from service.core.leases import ASSESS, Lease, claim, held, leased, named_in_logs, release_failed, renewed
+from service.core.leases import (
+    ASSESS,
+    Lease,
+    held,
+    leased,
+    named_in_logs,
+    release_failed,
+    renewed,
+)
 from service.core.ledger import now, record_event
 from service.core.results import Finding, ModelIdentity, Result
 from service.core.settlement import settle

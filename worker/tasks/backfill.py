@@ -24,12 +24,13 @@ from service.core.backfill import (
     following,
     in_flight,
 )
+from service.core.claims import claim, live_waits
 from service.core.destination import Destination
 from service.core.errors import HilumError
 from service.core.failpoints import failpoint
 from service.core.hours import Hours
 from service.core.incoming import IncomingFile, IncomingPart10, full
-from service.core.leases import BACKFILL, Lease, claim, live_waits, ready, renewed
+from service.core.leases import BACKFILL, Lease, ready, renewed
 from service.core.ledger import now
 from service.core.receive import Arrival, Intake
 from service.core.states import BackfillState, FetchState, StudyState
@@ -250,7 +251,7 @@ class _Turn:
                         BackfillStudy.backfill_id == self._run.id,
                         BackfillStudy.study_instance_uid == study_instance_uid,
                     )
-                    .values(state=FetchState.MOVING)
+                    .values(state=FetchState.MOVING, at=now())
                 )
         transfer = self._context.audit.receiving(source.ae_title or source.name, source.host)
         door = _Door(self._context, source, self._run.id, transfer)

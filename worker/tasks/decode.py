@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from service.core import tally
+from service.core.claims import claim_in_turn
 from service.core.completion import request_analysis
 from service.core.copies import settle_copies
 from service.core.errors import ConfigurationError, LeaseLost
@@ -15,7 +16,6 @@ from service.core.header import read_header
 from service.core.leases import (
     DECODE,
     Lease,
-    claim_in_turn,
     held,
     leased,
     named_in_logs,

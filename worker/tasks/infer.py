@@ -15,6 +15,7 @@ from model.predict import Predictor, device_name
 from model.prediction import Prediction
 from model.weights import WeightsError
 from service.core import tally
+from service.core.claims import claim_in_turn
 from service.core.errors import LeaseLost
 from service.core.failpoints import failpoint
 from service.core.leases import (
@@ -22,7 +23,6 @@ from service.core.leases import (
     LEASE_SECONDS,
     SHADOW,
     Lease,
-    claim_in_turn,
     held,
     leased,
     named_in_logs,
@@ -65,7 +65,7 @@ def run(context: Context) -> None:
         _analyse(context, model, leases)
         return
     for row in context.shadows():
-        if leases := claim_in_turn(context.ledger, SHADOW, _BATCH, Shadow.model_id == row.id):
+        if leases := claim_in_turn(context.ledger, SHADOW, _BATCH, model_id=row.id):
             try:
                 shadow = context.serving(row)
             except WeightsError as fault:
@@ -108,7 +108,7 @@ def _analyse(context: Context, model: Serving, leases: list[Lease]) -> None:
 def _claim(context: Context, model: Serving) -> list[Lease]:
     """Lease films that wait for these weights, or have waited in vain for others."""
     _adopt(context, model.id)
-    return claim_in_turn(context.ledger, INFER, _BATCH, Analysis.model_id == model.id)
+    return claim_in_turn(context.ledger, INFER, _BATCH, model_id=model.id)
 
 
 def _adopt(context: Context, mine: int) -> None:

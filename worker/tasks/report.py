@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.core import tally
 from service.core.backfill import withholds
+from service.core.claims import claim_live_first
 from service.core.completion import result_of
 from service.core.destination import Destination
 from service.core.errors import LeaseLost
@@ -20,7 +21,6 @@ from service.core.feedback_link import links_of
 from service.core.leases import (
     REPORT,
     Lease,
-    claim_live_first,
     held,
     leased,
     named_in_logs,

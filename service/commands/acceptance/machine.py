@@ -5,8 +5,9 @@ import statistics
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from service.core.embedded import broker_url
 from service.core.enqueue import redis_url
 from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger
+from service.core.models import reporting
 from service.core.settings import Settings
 from service.core.spool import Spool
 
@@ -88,12 +90,22 @@ def _write(spool: Spool, content: bytes) -> None:
         path.unlink()
 
 
+def weights(settings: Settings) -> Path:
+    """Return the weights with which the gateway reports: of what was promoted, else those of the settings."""
+    with suppress(ConfigurationError, SQLAlchemyError), closing(Ledger(settings.sqlalchemy_url)) as ledger:
+        with ledger.read() as session:
+            model = reporting(session)
+        if model is not None and model.path:
+            return settings.data_dir / model.path
+    return settings.weights or default_weights()
+
+
 def processor(settings: Settings, film: npt.NDArray[np.uint16]) -> tuple[Check, Prediction | None]:
     """Analyse `film`, (rows, columns), here as a worker would; return what it took, and the prediction."""
     try:
-        predictor = Predictor.load(settings.weights or default_weights(), fastest=settings.engine == "auto")
+        predictor = Predictor.load(weights(settings), fastest=settings.engine == "auto")
     except WeightsError as fault:
-        return Check("processor", False, str(fault), "Check HILUM_WEIGHTS"), None
+        return Check("processor", False, str(fault), "Check HILUM_WEIGHTS and `hilum model list`"), None
     predictor.predict([film])
     began = time.monotonic()
     (prediction,) = predictor.predict([film])

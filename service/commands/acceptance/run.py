@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from model.weights import WeightsError, default_weights, read_info
+from model.weights import WeightsError, read_info
 from service.commands.acceptance import machine, way
 from service.commands.acceptance.archive import Archive
 from service.commands.acceptance.phantom import PATIENT_ID, film, phantom
@@ -152,7 +152,7 @@ def _page(
     settings: Settings, sections: list[Section], right: bool, began: datetime, study_instance_uid: str
 ) -> str:
     try:
-        info = read_info(settings.weights or default_weights())
+        info = read_info(machine.weights(settings))
         weights = f"{info.name} {info.version}, SHA-256 {info.sha256}"
     except WeightsError as fault:
         weights = str(fault)

@@ -45,10 +45,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Diagnoses:
-    """All rows of a file, by what names the study.
-
-    `contradictory` are the keys under which rows say both present and absent; these count as unclear.
-    """
+    """All rows of a file."""
 
     rows: Sequence[Diagnosis]
 
@@ -76,14 +73,18 @@ def read(path: Path, rule: Rule) -> Diagnoses:
     ConfigurationError
         When it can't be read, or names no study or no diagnosis.
     """
-    rows = list(_of_folder(path, rule)) if path.is_dir() else list(_of_csv(path, rule))
+    try:
+        rows = list(_of_folder(path, rule)) if path.is_dir() else list(_of_csv(path, rule))
+    except csv.Error as fault:
+        raise ConfigurationError(f"--diagnoses: {path} is no table ({fault})") from None
     if not rows:
         raise ConfigurationError(f"--diagnoses: {path} holds no row that names a study and says a diagnosis")
     return Diagnoses(rows)
 
 
 def _of_csv(path: Path, rule: Rule) -> Iterator[Diagnosis]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=_delimiter(_text(path)))
+    content = _text(path)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=_delimiter(content))
     header = next(reader, [])
     places = _places(header)
     if not {"study_instance_uid", "accession_number"} & places.keys():

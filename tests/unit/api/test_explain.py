@@ -59,6 +59,7 @@ def image(state: str, reason: str) -> InstanceOut:
         reason=reason,
         flags=[],
         rule=None,
+        population=[],
     )
 
 
@@ -531,3 +532,9 @@ def test_what_readers_say_of_a_report_is_not_taken_for_the_report() -> None:
     assert said(told).said.startswith("The report is in PACS")
     refused = study(deliveries=[delivery("delivered"), delivery("parked", "status 0122", kind="assessment")])
     assert said(refused).said.startswith("The report is in PACS; PACS refused what comes with it")
+
+
+def test_withheld_result_of_a_backfill_is_as_it_should_be() -> None:
+    answer = said(study(backfilled=True), destinations=())
+    assert (answer.tone, "sent nowhere" in answer.said) == ("none", True)
+    assert said(study(backfilled=True, deliveries=[delivery()])).tone == "waits"

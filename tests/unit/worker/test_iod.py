@@ -4,6 +4,8 @@ import highdicom.base
 import highdicom.base_content
 import pytest
 from highdicom import _standard_utils
+from highdicom.sr import CodedConcept
+from pynetdicom.dsutils import encode
 
 from tests.unit.worker.reports import POSITIVE, context, encoded, image
 from worker.iod import remember
@@ -32,3 +34,13 @@ def test_report_is_the_same_and_the_tables_are_searched_once(monkeypatch: pytest
     asked.clear()
     assert encoded(build_structured_report([film], context(film))) == before
     assert asked == []
+
+
+def test_a_code_has_the_hash_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CodedConcept, "__hash__", CodedConcept.__hash__)
+    code = CodedConcept("71388002", "SCT", "Procedure")
+    before = hash(code)
+    remember()
+    assert hash(code) == hash(code) == before == hash(CodedConcept("71388002", "SCT", "Procedure"))
+    assert hash(CodedConcept("71388002", "99LOCAL", "Procedure")) != before
+    assert encode(code, True, True) == encode(CodedConcept("71388002", "SCT", "Procedure"), True, True)
