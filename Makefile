@@ -65,7 +65,7 @@ test: venv debian-packages ## Run all tests, on real servers, but the long ones
 	$(BIN)/pytest -m "viewer and not long" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
 test-long: venv debian-packages ## Run the long tests
-	$(BIN)/pytest -m "long and not viewer" tests $(PYTEST) || [ $$? -eq 5 ]
+	$(BIN)/pytest -n 2 --dist loadfile -m "long and not viewer" tests $(PYTEST) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "long and viewer" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
 soak: venv debian-packages ## Push 1,000 studies while everything is killed at random: half an hour

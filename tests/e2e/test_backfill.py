@@ -9,7 +9,7 @@ import pytest
 from tests import factories
 from tests.servers import Gateway, Orthanc, eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
 _DAY = "2026-01-15"
 
 
