@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from service.commands.backfill.cli import backfill
+from service.commands.options import Html, Json
 from service.core import logs
 from service.core.errors import CONFIGURATION_EXIT_CODE, HilumError
 from service.core.settings import load
@@ -25,7 +27,6 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 # What these raise is about files, servers and weights, and says so in its first line. Weights are the site's
 # choice, like a setting (2); a file or a server may be there the next time (1).
 _EXIT_CODES = {"sqlalchemy": 1, "redis": 1, "model": CONFIGURATION_EXIT_CODE}
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
 @app.callback()
@@ -302,7 +303,6 @@ ModelName = Annotated[
 
 Since = Annotated[datetime | None, typer.Option("--from", help="The first day or moment.")]
 Until = Annotated[datetime | None, typer.Option("--to", help="The moment after the last.")]
-Html = Annotated[Path | None, typer.Option(help="One HTML file that needs nothing beside it.")]
 
 
 @model.command("list")
@@ -411,12 +411,18 @@ def feedback_export(
     raise typer.Exit(export(load(), csv, sr, since, until, notes=notes))
 
 
+_GROUPED_BY = "week, calling_ae_title, modality, scanner, view, sex or age."
+
+
 @app.command()
 def quality(
     since: Since = None,
     until: Until = None,
     by: Annotated[
-        str, typer.Option(help="week, calling_ae_title, modality, sex or age.", show_default=True)
+        str,
+        typer.Option(
+            help="week, calling_ae_title, modality, scanner, view_position, sex or age.", show_default=True
+        ),
     ] = "week",
     html: Html = None,
     as_json: Json = False,
@@ -430,131 +436,7 @@ def quality(
     raise typer.Exit(show(load(), since, until, By(by), html, as_json=as_json))
 
 
-backfill = typer.Typer(
-    help="Past studies from an archive, analysed and held against their final diagnoses.",
-    no_args_is_help=True,
-)
 app.add_typer(backfill, name="backfill")
-BackfillName = Annotated[str, typer.Argument(help="What the back-fill is called.")]
-
-
-@backfill.command("start")
-def backfill_start(
-    name: BackfillName,
-    since: Annotated[
-        datetime, typer.Option("--from", formats=["%Y-%m-%d", "%Y%m%d"], help="The first study date.")
-    ],
-    until: Annotated[
-        datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d", "%Y%m%d"], help="The last one; without it that of --from."),
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="The destination that is asked; needed where there are several.")
-    ] = None,
-    modality: Annotated[str, typer.Option(help="Of the series that are fetched.")] = "CR,DX",
-    body_part: Annotated[
-        str, typer.Option(help="Body Part Examined; series that name none come too. Empty: any.")
-    ] = "CHEST",
-    age: Annotated[
-        str | None, typer.Option(help="Completed years at the study date, such as 1-5; without it any.")
-    ] = None,
-    rate: Annotated[int | None, typer.Option(min=1, help="Studies a minute at most.")] = None,
-    hours: Annotated[
-        str | None, typer.Option(help="When, such as 19:00-07:00; without it the source's hours.")
-    ] = None,
-    by: Annotated[
-        str, typer.Option(help="get (C-GET), move (C-MOVE), or auto: C-GET where it is offered.")
-    ] = "auto",
-    deliver: Annotated[
-        bool, typer.Option("--deliver", help="Send results to destinations; else they stay here.")
-    ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until all of it is analysed.")] = False,
-) -> None:
-    """Look for past studies and analyse them, behind everything that is sent; the same again goes on."""
-    from service.commands.backfill.command import query_of, start
-
-    if by not in ("auto", "get", "move"):
-        raise typer.BadParameter("--by is auto, get or move")
-    query = query_of(since, until, modality, body_part, age)
-    code = start(load(), name, source, query, delivers=deliver, way=by, rate=rate, hours=hours, wait=wait)
-    raise typer.Exit(code)
-
-
-@backfill.command("list")
-def backfill_list(as_json: Json = False) -> None:
-    """Show all back-fills."""
-    from service.commands.backfill.command import show
-
-    raise typer.Exit(show(load(), as_json))
-
-
-@backfill.command("status")
-def backfill_status(name: BackfillName, as_json: Json = False) -> None:
-    """Show how far one is, and what did not come."""
-    from service.commands.backfill.command import status as run
-
-    raise typer.Exit(run(load(), name, as_json))
-
-
-@backfill.command("pause")
-def backfill_pause(name: BackfillName) -> None:
-    """Fetch nothing more for now."""
-    from service.commands.backfill.command import change
-
-    raise typer.Exit(change(load(), name, "pause"))
-
-
-@backfill.command("resume")
-def backfill_resume(name: BackfillName) -> None:
-    """Go on; what failed gets another try."""
-    from service.commands.backfill.command import change
-
-    raise typer.Exit(change(load(), name, "resume"))
-
-
-@backfill.command("cancel")
-def backfill_cancel(name: BackfillName) -> None:
-    """Fetch nothing more; what came stays."""
-    from service.commands.backfill.command import change
-
-    raise typer.Exit(change(load(), name, "cancel"))
-
-
-@backfill.command("report")
-def backfill_report(
-    name: BackfillName,
-    diagnoses: Annotated[
-        Path,
-        typer.Option(
-            help="A CSV with study_instance_uid or accession_number, and diagnosis or report_text; or a "
-            "folder of DICOM SRs."
-        ),
-    ],
-    rule: Annotated[
-        Path | None, typer.Option(help="What counts as pneumonia; without it the rule that ships.")
-    ] = None,
-    html: Html = None,
-    csv: Annotated[Path | None, typer.Option(help="A table of all studies.")] = None,
-    films: Annotated[int, typer.Option(min=0, help="Discordant films that the HTML shows.")] = 100,
-    as_json: Json = False,
-) -> None:
-    """Hold results against final diagnoses, and show the films on which they disagree."""
-    from service.commands.backfill.report import report
-
-    code = report(load(), name, diagnoses, rule, html=html, table=csv, most_films=films, as_json=as_json)
-    raise typer.Exit(code)
-
-
-@backfill.command("rule")
-def backfill_rule(
-    rule: Annotated[
-        Path | None, typer.Argument(help="A rule to be checked; without it the one that ships.")
-    ] = None,
-) -> None:
-    """Print the rule by which diagnoses are read, to be copied and changed."""
-    from service.commands.backfill.report import print_rule
-
-    raise typer.Exit(print_rule(rule))
 
 
 @app.command()
