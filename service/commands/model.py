@@ -157,7 +157,7 @@ def compare(
         return 1
     lines = _compared(found, names)
     if html is not None:
-        from service.api.page.render import document  # what it needs is not in a worker's image
+        from service.api.page.document import document
 
         values = {"first": names[0], "second": names[1], "found": found, "lines": lines}
         write(html, document("comparison.html", version=version("hilum"), **values))

@@ -8,11 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import typer
-from fastapi import HTTPException
 from rich.table import Table
 
-from service.api.page.quality import GROUPINGS, WATCHED, between, shown
-from service.api.page.render import document
+from service.api.page.document import document
+from service.api.page.figures import GROUPINGS, WATCHED, between, shown
 from service.commands.console import console, write
 from service.core.agreement import Share
 from service.core.drift import Change
@@ -35,8 +34,8 @@ def show(
     check_migrated(settings.sqlalchemy_url)
     try:
         window = between(since, until, settings.zone)
-    except HTTPException as fault:
-        raise ConfigurationError(f"--from and --to: {fault.detail}") from None
+    except ValueError as fault:
+        raise ConfigurationError(f"--from and --to: {fault}") from None
     ledger = Ledger(settings.sqlalchemy_url)
     try:
         with ledger.read() as session:

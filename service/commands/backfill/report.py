@@ -89,7 +89,7 @@ def print_rule(rule: Path | None) -> int:
 
 
 def _document(run: Backfill, found: Concordance, shown: list[Shown], rule: Rule, settings: Settings) -> str:
-    from service.api.page.render import document  # what it needs is not in a worker's image
+    from service.api.page.document import document
 
     return document(
         "concordance.html",

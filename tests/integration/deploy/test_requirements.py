@@ -34,7 +34,8 @@ _PACKAGES = {
     "listener": ["service.core", "service.listener"],
     "api": ["service.core", "service.api"],
     "scheduler": ["service.core", "service.scheduler"],
-    "worker": ["service.core", "worker", "model"],
+    # The runbook has every command run here.
+    "worker": ["service.core", "service.commands", "worker", "model"],
 }
 
 
