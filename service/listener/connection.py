@@ -1,9 +1,10 @@
 """The socket of an association: every PDU in time or not at all, and data sets without making PDUs of them.
 
 A PDU of a data set is a header of six bytes, and in it fragments with a header of six bytes each (PS3.8
-9.3.5). `fragments` reads whatever the socket has into one buffer and hands the fragments on as views of it.
-What it does not expect there (a command, another context, a PDU of another type, a length that does not fit)
-it leaves as it came, for pynetdicom to read and to judge.
+9.3.5). `fragments` reads whatever the socket has into one buffer, closes the gaps that headers leave there,
+and hands on in one piece what came together: for each piece that is digested and written the thread leaves
+Python, and queues up to come back. What it does not expect there (a command, another context, a PDU of
+another type, a length that does not fit) it leaves as it came, for pynetdicom to read and to judge.
 """
 
 import select
@@ -61,6 +62,9 @@ class Connection(AssociationSocket):
         # Of it, what was read and not yet used lies from `_begin` to `_filled`; made for the first data set.
         self._buffer = memoryview(b"")
         self._begin = self._filled = 0
+        # What of the data set `_take` was not given yet lies from `_whole` to `_end_of_whole`.
+        self._whole = self._end_of_whole = 0
+        self._take: Callable[[memoryview], object] = _drop
         # Bytes to come of the PDU and of the fragment that are being read.
         self._pdu = self._fragment = 0
         self._is_last = False
@@ -122,7 +126,7 @@ class Connection(AssociationSocket):
         self._begin = self._filled = 0
 
     def fragments(self, context_id: int, take: Callable[[memoryview], object]) -> Came:
-        """Give the fragments of the data set of this presentation context to `take` as they come.
+        """Give the data set of this presentation context to `take` as its fragments come.
 
         Returns after the last one, when something else comes, and when nothing comes just now.
 
@@ -133,21 +137,38 @@ class Connection(AssociationSocket):
         TimeoutError
             When the PDU takes too long.
         """
+        self._take = take
         try:
             while self._fragment or (other := self._next_fragment(context_id)) is None:
                 if self._begin == self._filled:
                     self._more()
-                part = self._buffer[self._begin : min(self._filled, self._begin + self._fragment)]
-                take(part)
-                self._begin += len(part)
-                self._fragment -= len(part)
+                self._gather(min(self._filled - self._begin, self._fragment))
                 if not self._fragment and self._is_last:
                     self._put_back()
-                    return Came.LAST
+                    other = Came.LAST
+                    break
+            self._hand_on()
             return other
         except TimeoutError as fault:
             self._give_up(fault)
             raise
+
+    def _gather(self, size: int) -> None:
+        """Put so many bytes of a fragment behind what was gathered before."""
+        begin, end = self._begin, self._begin + size
+        if self._whole == self._end_of_whole:
+            self._whole = self._end_of_whole = begin
+        if begin != self._end_of_whole:
+            self._buffer[self._end_of_whole : self._end_of_whole + size] = self._buffer[begin:end]
+        self._end_of_whole += size
+        self._begin = end
+        self._fragment -= size
+
+    def _hand_on(self) -> None:
+        """Give away what was gathered, before anything else may come to its place."""
+        if self._whole < self._end_of_whole:
+            self._take(self._buffer[self._whole : self._end_of_whole])
+        self._whole = self._end_of_whole = 0
 
     def _next_fragment(self, context_id: int) -> Came | None:
         """Read the header of the next fragment, and before it that of its PDU where one begins.
@@ -196,6 +217,7 @@ class Connection(AssociationSocket):
 
     def _fill(self) -> bool:
         """Read what there is behind what is held; False when the peer has closed."""
+        self._hand_on()
         connection = self.socket
         if connection is None:
             raise ConnectionAbortedError
@@ -221,6 +243,10 @@ class Connection(AssociationSocket):
                 connection.sendall(
                     ABORT + (INVALID_PARAMETER if isinstance(fault, PduTooLong) else NOT_SPECIFIED)
                 )
+
+
+def _drop(_: memoryview) -> None:
+    """Take nothing: no data set comes."""
 
 
 def receive(connection: socket.socket, size: int, end: float) -> bytearray:

@@ -8,8 +8,9 @@ passes it to its file; everything else is read and judged by pynetdicom.
 
 Used beyond its documented interface, and looked for by `missing_internals`: that an `Association` can be made
 as acceptor, given a socket, another `dul` and another `dimse`, and run by `run_reactor`; what the DUL does in
-one turn of its loop, its queues and timers; what a DIMSE provider receives and holds; where a `DIMSEMessage`
-keeps the file that a C-STORE's data set goes to; and where it checks the UIDs of a negotiation.
+one turn of its loop, its queues and timers; what a DIMSE provider receives and holds; how a message is served;
+where a `DIMSEMessage` keeps the file that a C-STORE's data set goes to; and where it checks the UIDs of a
+negotiation.
 """
 
 import queue
@@ -69,7 +70,7 @@ def missing_internals() -> list[str]:
     )
     needed: list[tuple[Any, str]] = [
         *((probe, name) for name in ("dimse", "set_socket", "acceptor", "requestor", "run_reactor")),
-        *((probe, name) for name in ("_started_dul", "_dul_ready", "_kill")),
+        *((probe, name) for name in ("_started_dul", "_dul_ready", "_kill", "_serve_request")),
         *((probe.dul, name) for name in of_dul),
         *((probe.dimse, name) for name in ("receive_primitive", "message", "msg_queue", "get_msg")),
         *((AssociationSocket, name) for name in ("ready", "recv", "send")),
@@ -216,10 +217,18 @@ class Messages(DIMSEServiceProvider):
         return None if self.message is None else self.message.context_id
 
     def get_msg(self, block: bool = False) -> Any:
-        """Return the next message, looking for it for a moment."""
+        """Return the next message that is no C-STORE, looking for it for a moment; those are served at once.
+
+        Between two messages the reactor of an association sleeps for a millisecond, while its peer waits.
+        """
         upper: Any = self.dul
         upper.attend()
-        return super().get_msg(block=False)
+        context_id, message = super().get_msg(block=False)
+        while isinstance(message, C_STORE) and not self.assoc._kill:
+            self.assoc._serve_request(message, context_id)  # type: ignore[arg-type]
+            upper.attend()
+            context_id, message = super().get_msg(block=False)
+        return context_id, message
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA one by one; what cannot be a message aborts the association."""

@@ -5,15 +5,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pynetdicom import presentation
+from pynetdicom import association, presentation
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.utils import set_uid
 
+from service.core.incoming import IncomingFile
 from service.core.spool import data_set_digest
 from service.core.syntaxes import OFFERED, UNCOMPRESSED
 from service.listener import scp, upper
@@ -178,6 +180,42 @@ def test_requests_that_do_not_wait_are_answered_in_turn(tmp_path: Path) -> None:
         echo = peers.p_data(peers.echo_rq(), peers.ECHO_CONTEXT_ID, command=True)
         peer.send((one + echo) * 100)
         assert [peer.status() for _ in range(200)] == [0xC000, 0x0000] * 100
+        peer.release()
+
+
+def test_values_that_came_together_are_written_together(
+    tmp_path: Path, film: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, content = film
+    sizes: list[int] = []
+    write = IncomingFile.write
+
+    def noted(file: IncomingFile, part: bytes | memoryview) -> int:
+        sizes.append(len(part))
+        return write(file, part)
+
+    monkeypatch.setattr(IncomingFile, "write", noted)
+    with listening(tmp_path, "straight") as running, running.peer() as peer:
+        peer.send(FRAGMENTATIONS["many tiny values in a PDU"](peers.store_rq(DX, uid), content))
+        assert peer.status() == 0x0000
+        (kept,) = running.spooled
+        assert peers.data_set(kept) == content
+    assert len(sizes) < len(content) / 61 / 10
+
+
+def test_an_object_is_looked_for_without_a_pause_behind_another(
+    tmp_path: Path, film: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    paused = SimpleNamespace(**{**vars(time), "sleep": pauses.append})
+    with listening(tmp_path, "straight") as running, running.peer() as peer:
+        assert peer.store(*film) == 0x0000
+        monkeypatch.setattr(association, "time", paused)
+        began = time.monotonic()
+        for _ in range(5):
+            assert peer.store(*film) == 0x0000
+        # The reactor's own turn comes while nothing does.
+        assert len(pauses) <= 2 * (time.monotonic() - began) / 0.1
         peer.release()
 
 
