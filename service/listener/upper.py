@@ -8,9 +8,9 @@ passes it to its file; everything else is read and judged by pynetdicom.
 
 Used beyond its documented interface, and looked for by `missing_internals`: that an `Association` can be made
 as acceptor, given a socket, another `dul` and another `dimse`, and run by `run_reactor`; what the DUL does in
-one turn of its loop, its queues and timers; what a DIMSE provider receives and holds; how a message is served;
-where a `DIMSEMessage` keeps the file that a C-STORE's data set goes to; and where it checks the UIDs of a
-negotiation.
+one turn of its loop, its queues and timers; how a message is served; what a DIMSE provider receives and
+holds; where a `DIMSEMessage` keeps the file that a C-STORE's data set goes to; and where it checks the UIDs of
+a negotiation.
 """
 
 import queue

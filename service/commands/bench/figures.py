@@ -11,7 +11,7 @@ from service.core.ledger import Ledger
 from service.core.tables import Event, Report, Study
 
 STAGES = ("receive", "decode", "infer", "report", "deliver", "all")
-PERCENTILES = (50, 95, 99)
+PERCENTILES = (50, 95, 99, 100)
 
 
 @dataclass(frozen=True)

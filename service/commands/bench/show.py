@@ -36,12 +36,13 @@ def tables(screen: Console, load: Load, single: Figures, sustained: Figures) -> 
     table.add_column("")
     for run in (f"{single.films} films one after the other", f"{sustained.films} at once, {associations}"):
         for share in PERCENTILES:
-            table.add_column(
-                f"{run}\np{share}" if share == PERCENTILES[0] else f"\np{share}", justify="right"
-            )
+            name = "longest" if share == PERCENTILES[-1] else f"p{share}"
+            table.add_column(f"{run}\n{name}" if share == PERCENTILES[0] else f"\n{name}", justify="right")
     for stage in STAGES:
         cells = [
-            f"{value:.3f}" for found in (single, sustained) for value in found.percentiles(stage) or [0.0] * 3
+            f"{value:.3f}"
+            for found in (single, sustained)
+            for value in found.percentiles(stage) or [0.0] * len(PERCENTILES)
         ]
         table.add_row(stage, _SAID[stage], *cells)
     screen.print(table)
