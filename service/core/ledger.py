@@ -30,6 +30,7 @@ from sqlalchemy.orm import Session
 
 from service.core import postgresql
 from service.core.errors import ConfigurationError
+from service.core.line import Line
 from service.core.results import Finding
 from service.core.states import NoticeKind
 from service.core.tables import Event, Installation, Model, Occurrence, Study
@@ -66,8 +67,9 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
-        # SQLite lets whoever finds it locked sleep and look again, up to 100 ms: threads wait in line here.
+        # SQLite keeps no line of those who wait for it: threads wait here for each other, then processes.
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else None
+        self._line = Line(Path(f"{self._engine.url.database}.line"))
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -92,13 +94,18 @@ class Ledger:
     def _in_turn(self) -> Iterator[None]:
         if self._turn is None:
             yield
-        elif self._turn.acquire(timeout=_BUSY_SECONDS):
+            return
+        if not self._turn.acquire(timeout=_BUSY_SECONDS):
+            raise TimeoutError("another thread has been writing to the ledger for too long")
+        try:
+            if not self._line.enter(_BUSY_SECONDS):
+                raise TimeoutError("another process has been writing to the ledger for too long")
             try:
                 yield
             finally:
-                self._turn.release()
-        else:
-            raise TimeoutError("another thread has been writing to the ledger for too long")
+                self._line.leave()
+        finally:
+            self._turn.release()
 
     def installation(self) -> str:
         """Return the identity of this installation, a random UUID from the first migration on."""
@@ -123,6 +130,7 @@ class Ledger:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        self._line.close()
 
 
 def open_engine(url: str, *, bounded: bool = True) -> Engine:

@@ -6,11 +6,11 @@ association also does the work of the upper layer (`Upper`): state machine, time
 pynetdicom's, which is called in the same order. While the data set of a C-STORE comes, `Connection.fragments`
 passes it to its file; everything else is read and judged by pynetdicom.
 
-Used beyond its documented interface, and looked for by `missing_internals`: that an `Association` can be made
-as acceptor, given a socket, another `dul` and another `dimse`, and run by `run_reactor`; what the DUL does in
-one turn of its loop, its queues and timers; how a message is served; what a DIMSE provider receives and
-holds; where a `DIMSEMessage` keeps the file that a C-STORE's data set goes to; and where it checks the UIDs of
-a negotiation.
+Used beyond its documented interface, and looked for by `missing_internals`: that an `Association` can be
+made as acceptor, given a socket, another `dul` and another `dimse`, and run by `run_reactor`; what the DUL
+does in one turn of its loop, its queues and timers; how a message is served; what a DIMSE provider receives
+and holds; where a `DIMSEMessage` keeps the file that a C-STORE's data set goes to; and where it checks the
+UIDs of a negotiation.
 """
 
 import queue
