@@ -242,6 +242,29 @@ def test_a_shift_of_scores_and_refusals_is_an_alert_and_none_is_none(filled: Fil
         assert not any(change.is_alert for change in drift(session, *early, *early))
 
 
+def test_too_few_studies_are_no_proof_that_nothing_has_drifted(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = f"from={MONDAY:%Y-%m-%d}&to={END:%Y-%m-%d}"
+    for number in range(120):
+        at, image = (MONDAY, 0.5) if number % 2 else (MONDAY - timedelta(days=3), None)
+        if number == 90:
+            page = client(filled).get(f"/quality?{window}", headers=bearer("viewer")).text
+            assert "Too few studies to tell of any drift" in page
+            assert ">no</td>" not in page
+        filled.study("absent", at=at, image_mean=image)
+    # The films of the window before have no image statistics, as those of an earlier version.
+    page = client(filled).get(f"/quality?{window}", headers=bearer("viewer")).text
+    assert "No alert against" in page
+    assert re.search(r"Grey value of the films[^/]*</th>.*>too few</td></tr>", page)
+    assert re.search(r"Probability, mean</th>.*>no</td></tr>", page)
+    code, output = _run(
+        filled, monkeypatch, "quality", "--from", f"{MONDAY:%Y-%m-%d}", "--to", f"{END:%Y-%m-%d}"
+    )
+    assert code == 0
+    assert "0.500 now (too few to tell)" in output
+
+
 def test_studies_outside_of_the_validated_range_are_counted_as_one_film_is_compared(filled: Filled) -> None:
     films = [
         {"patient_age_years": 3.0, "view_position": "AP"},
