@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from service.api.app import create_app
@@ -433,7 +435,10 @@ def test_two_models_are_compared_on_the_films_that_both_looked_at(
     filled.study("present")  # the shadow did not look
     for number in range(6):  # the shadow is right alone
         filled.study("present", disagree(), probability=0.6 + number / 100, shadow=("absent", 0.1))
-    filled.study("absent", disagree(), shadow=("present", 0.9))
+    films = filled.settings.data_dir / "films"
+    films.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (40, 50), 90).save(films / "f.png")
+    filled.study("absent", disagree(), shadow=("present", 0.9), picture_path="films/f.png")
     filled.study("absent", agree(), shadow=("present", 0.8))
     for number in range(4):
         filled.study("present", agree(), probability=0.9, shadow=("present", 0.7 + number / 100))
@@ -455,8 +460,13 @@ def test_two_models_are_compared_on_the_films_that_both_looked_at(
     assert len(found["disagreements"]) == 9
     assert found["disagreements"][-1]["second"] == "not_analysed"
     assert found["areas"]["difference"] > 0
-    assert "1.2.2.1" in path.read_text(encoding="utf-8")
-    assert CANARY not in path.read_text(encoding="utf-8")
+    written = path.read_text(encoding="utf-8")
+    assert "1.2.2.1" in written
+    assert CANARY not in written
+    assert written.count('src="data:image/jpeg;base64,') == 1
+    assert re.findall(r'(?:src|href)="(?!data:)', written) == []
+    with filled.ledger.read() as session:
+        assert all(model.sha256 in written for model in session.scalars(select(Model)))
     code, output = _run(filled, monkeypatch, "model", "compare", "0.2")
     assert "DeLong" in output
     assert _run(filled, monkeypatch, "model", "compare", "0.1")[0] == 1
