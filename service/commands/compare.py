@@ -194,6 +194,18 @@ def films_of(
     ]
 
 
+def pictures_of(session: Session, first: int, film: Film) -> tuple[str | None, str | None]:
+    """Return where the film's picture and the reporting model's activation map are, None without them."""
+    found = session.execute(
+        select(Instance.picture_path, Analysis.overlay_path)
+        .join(Analysis, Analysis.instance_id == Instance.id)
+        .where(Instance.sop_instance_uid == film.sop_instance_uid, Analysis.model_id == first)
+        .order_by(Instance.id.desc())
+        .limit(1)
+    ).first()
+    return (found.picture_path, found.overlay_path) if found else (None, None)
+
+
 def _most(said: Sequence[bool | None]) -> bool | None:
     found, not_found = said.count(True), said.count(False)
     return None if found == not_found else found > not_found

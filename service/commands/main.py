@@ -411,18 +411,13 @@ def feedback_export(
     raise typer.Exit(export(load(), csv, sr, since, until, notes=notes))
 
 
-_GROUPED_BY = "week, calling_ae_title, modality, scanner, view, sex or age."
-
-
 @app.command()
 def quality(
     since: Since = None,
     until: Until = None,
     by: Annotated[
         str,
-        typer.Option(
-            help="week, calling_ae_title, modality, scanner, view_position, sex or age.", show_default=True
-        ),
+        typer.Option(help="week, calling_ae_title, modality, scanner, view, sex or age.", show_default=True),
     ] = "week",
     html: Html = None,
     as_json: Json = False,

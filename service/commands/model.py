@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
+from sqlalchemy.orm import Session
 
 from service.commands.console import console, user, write
 from service.core import models
@@ -24,6 +25,8 @@ from service.core.tables import Model, ModelChange
 
 if TYPE_CHECKING:
     from service.commands.compare import Comparison
+
+_FILMS = 100  # with pictures in the HTML
 
 
 def show(settings: Settings, as_json: bool) -> int:
@@ -152,6 +155,7 @@ def compare(
             names = [f"{model.name} {model.version}" for model in (first, second)]
             window = (_here(moment, settings.zone) for moment in (since, until))
             found = comparison.compare(comparison.films_of(session, first.id, second.id, *window))
+            shown = _shown(session, settings, first, found) if html is not None else []
     except NotPossible as fault:
         sys.stderr.write(f"hilum: {fault}\n")
         return 1
@@ -159,8 +163,9 @@ def compare(
     if html is not None:
         from service.api.page.document import document
 
-        values = {"first": names[0], "second": names[1], "found": found, "lines": lines}
-        write(html, document("comparison.html", version=version("hilum"), **values))
+        values = {"first": names[0], "second": names[1], "found": found, "lines": lines, "shown": shown}
+        hashes = {"first_sha256": first.sha256, "second_sha256": second.sha256}
+        write(html, document("comparison.html", version=version("hilum"), **values, **hashes))
     if as_json:
         typer.echo(json.dumps({"reporting": names[0], "shadow": names[1], **found.as_dict()}, indent=2))
     elif html is None:
@@ -180,6 +185,16 @@ def compare(
                 soft_wrap=True,
             )
     return 0
+
+
+def _shown(session: Session, settings: Settings, first: Model, found: "Comparison") -> list[tuple[Any, ...]]:
+    """Return the films of the list that the HTML shows, each with its picture and that under the map."""
+    from service.commands.compare import pictures_of
+    from service.commands.film_pictures import as_data_uris
+
+    spool = Spool(settings.data_dir)
+    some = found.disagreements[:_FILMS]
+    return [(film, *as_data_uris(spool, *pictures_of(session, first.id, film))) for film in some]
 
 
 def _compared(found: "Comparison", names: Sequence[str]) -> list[tuple[str, str]]:

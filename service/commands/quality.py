@@ -94,8 +94,10 @@ def _said(change: Change) -> str:
     told = [
         f"{name} {value:.3g}" for name, value in (("PSI", change.psi), ("p", change.p)) if value is not None
     ]
+    if not change.can_alert:
+        told.append("too few to tell")
     shifted = "has shifted: " if change.is_alert else ""
-    return f"{WATCHED[change.name]}: {shifted}{before} before, {now} now ({', '.join(told) or 'too few'})"
+    return f"{WATCHED[change.name]}: {shifted}{before} before, {now} now ({', '.join(told)})"
 
 
 def _share(share: Share | None) -> str:

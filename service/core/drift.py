@@ -72,6 +72,11 @@ class Change:
     p: float | None = None
     is_alert: bool = False
 
+    @property
+    def can_alert(self) -> bool:
+        """Whether both windows hold enough; without it no alert does not mean no change."""
+        return min(self.reference_studies, self.current_studies) >= FEWEST
+
 
 def drift(
     session: Session,

@@ -264,6 +264,12 @@ def knows(revision: str) -> bool:
 def check_migrated(url: str) -> str:
     """Return the ledger's revision; raise ConfigurationError unless this code was written for it."""
     engine = open_engine(url)
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    if file and file != ":memory:" and not Path(file).parent.is_dir():
+        raise ConfigurationError(
+            f"there is no ledger at {file}: run this in the folder of the gateway's .env, or name its data "
+            "folder by HILUM_DATA_DIR (a new ledger: `hilum migrate`)"
+        )
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     engine.dispose()

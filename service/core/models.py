@@ -167,6 +167,8 @@ def retire(session: Session, model: Model, decision: Decision) -> None:
     NotPossible
         When it is not in shadow.
     """
+    if model.role == ModelRole.RETIRED:
+        raise NotPossible(f"{model.name} {model.version} is retired already")
     if model.role != ModelRole.SHADOW:
         raise NotPossible(f"{model.name} {model.version} does not run in shadow: promote another one instead")
     model.role = ModelRole.RETIRED

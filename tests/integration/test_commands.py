@@ -53,6 +53,18 @@ def test_a_role_without_a_migrated_ledger_says_what_to_run(tmp_path: Path) -> No
     assert "Traceback" not in stopped.stderr
 
 
+@pytest.mark.parametrize("command", ["quality", "backfill list"])
+def test_a_command_in_the_wrong_folder_says_where_it_looked_for_a_ledger(
+    tmp_path: Path, command: str
+) -> None:
+    result = hilum(tmp_path, *command.split())
+    assert result.returncode == 2
+    assert "there is no ledger at " in result.stderr
+    assert "hilum-data/ledger.sqlite3" in result.stderr
+    assert "HILUM_DATA_DIR" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_scheduler_without_redis_says_what_to_start(tmp_path: Path) -> None:
     assert hilum(tmp_path, "migrate").returncode == 0
     stopped = hilum(tmp_path, "scheduler", min_free_bytes="0")

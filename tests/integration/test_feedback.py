@@ -494,6 +494,25 @@ def test_an_assessment_goes_into_the_study_as_an_sr_and_a_changed_mind_as_anothe
 
 
 @only_sqlite
+def test_a_changed_mind_names_the_sr_before_it_that_no_worker_has_made_yet(
+    context: Context, tmp_path: Path
+) -> None:
+    uid, api = analysed(context), client(context)
+    give(api, uid, "agree", reader="Dr. Weber")
+    give(api, uid, "unsure", reader="Dr. Roth")
+    give(api, uid, "disagree", reader="Dr. Weber")
+    assert export(context.settings, None, tmp_path / "srs", None, None, notes=False) == 0
+    made = sorted((dcmread(path) for path in (tmp_path / "srs").iterdir()), key=lambda sr: sr.InstanceNumber)
+    assert ["PredecessorDocumentsSequence" in sr for sr in made] == [False, False, True]
+    (series,) = made[2].PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == made[0].SeriesInstanceUID
+    (before,) = series.ReferencedSOPSequence
+    assert (before.ReferencedSOPClassUID, before.ReferencedSOPInstanceUID) == (
+        *(made[0].SOPClassUID, made[0].SOPInstanceUID),
+    )
+
+
+@only_sqlite
 def test_no_sr_is_made_where_no_destination_asks_for_it(context: Context) -> None:
     uid, api = analysed(context), client(context)
     give(api, uid, "agree")

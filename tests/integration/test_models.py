@@ -266,6 +266,8 @@ def test_the_life_of_a_model_from_the_command_line(hilum: "Hilum", weights: Path
     assert hilum.context.model().info.threshold == 0.375
     assert "reports again" in hilum("rollback", "--reason", _WHY)
     assert hilum.context.model().info.sha256 == shipped.sha256
+    assert "promote another" in hilum("retire", shipped.sha256, "--reason", _WHY, fails=True)
+    assert "is retired already" in hilum("retire", info.sha256, "--reason", _WHY, fails=True)
     shown = hilum("list")
     assert "37.5 %" in shown
     assert "local prevalence" in shown

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from service.api.app import create_app
@@ -242,6 +244,29 @@ def test_a_shift_of_scores_and_refusals_is_an_alert_and_none_is_none(filled: Fil
         assert not any(change.is_alert for change in drift(session, *early, *early))
 
 
+def test_too_few_studies_are_no_proof_that_nothing_has_drifted(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = f"from={MONDAY:%Y-%m-%d}&to={END:%Y-%m-%d}"
+    for number in range(120):
+        at, image = (MONDAY, 0.5) if number % 2 else (MONDAY - timedelta(days=3), None)
+        if number == 90:
+            page = client(filled).get(f"/quality?{window}", headers=bearer("viewer")).text
+            assert "Too few studies to tell of any drift" in page
+            assert ">no</td>" not in page
+        filled.study("absent", at=at, image_mean=image)
+    # The films of the window before have no image statistics, as those of an earlier version.
+    page = client(filled).get(f"/quality?{window}", headers=bearer("viewer")).text
+    assert "No alert against" in page
+    assert re.search(r"Grey value of the films[^/]*</th>.*>too few</td></tr>", page)
+    assert re.search(r"Probability, mean</th>.*>no</td></tr>", page)
+    code, output = _run(
+        filled, monkeypatch, "quality", "--from", f"{MONDAY:%Y-%m-%d}", "--to", f"{END:%Y-%m-%d}"
+    )
+    assert code == 0
+    assert "0.500 now (too few to tell)" in output
+
+
 def test_studies_outside_of_the_validated_range_are_counted_as_one_film_is_compared(filled: Filled) -> None:
     films = [
         {"patient_age_years": 3.0, "view_position": "AP"},
@@ -410,7 +435,10 @@ def test_two_models_are_compared_on_the_films_that_both_looked_at(
     filled.study("present")  # the shadow did not look
     for number in range(6):  # the shadow is right alone
         filled.study("present", disagree(), probability=0.6 + number / 100, shadow=("absent", 0.1))
-    filled.study("absent", disagree(), shadow=("present", 0.9))
+    films = filled.settings.data_dir / "films"
+    films.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (40, 50), 90).save(films / "f.png")
+    filled.study("absent", disagree(), shadow=("present", 0.9), picture_path="films/f.png")
     filled.study("absent", agree(), shadow=("present", 0.8))
     for number in range(4):
         filled.study("present", agree(), probability=0.9, shadow=("present", 0.7 + number / 100))
@@ -432,8 +460,13 @@ def test_two_models_are_compared_on_the_films_that_both_looked_at(
     assert len(found["disagreements"]) == 9
     assert found["disagreements"][-1]["second"] == "not_analysed"
     assert found["areas"]["difference"] > 0
-    assert "1.2.2.1" in path.read_text(encoding="utf-8")
-    assert CANARY not in path.read_text(encoding="utf-8")
+    written = path.read_text(encoding="utf-8")
+    assert "1.2.2.1" in written
+    assert CANARY not in written
+    assert written.count('src="data:image/jpeg;base64,') == 1
+    assert re.findall(r'(?:src|href)="(?!data:)', written) == []
+    with filled.ledger.read() as session:
+        assert all(model.sha256 in written for model in session.scalars(select(Model)))
     code, output = _run(filled, monkeypatch, "model", "compare", "0.2")
     assert "DeLong" in output
     assert _run(filled, monkeypatch, "model", "compare", "0.1")[0] == 1

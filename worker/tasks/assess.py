@@ -66,14 +66,14 @@ def assessment_of(context: Context, session: Session, entry: Feedback) -> Datase
     about = _assessed(session, entry)
     if not about:
         return None
-    model = session.get_one(Model, entry.model_id or study.model_id)
+    model = _model(session, entry)
     headers = [
         dcmread(context.spool.absolute(report.path), stop_before_pixels=True, force=True) for report in about
     ]
     for header in headers:
         identify(header, _told(session, study.id))
     installation = context.ledger.installation()
-    series = _series(installation, study, model)
+    series = _series(session, installation, entry)
     reading = Reading(
         Result(Finding(entry.finding), entry.probability, entry.threshold, study.result_reason),
         Assessment(entry.assessment),
@@ -92,7 +92,7 @@ def assessment_of(context: Context, session: Session, entry: Feedback) -> Datase
             sop_instance_uid=_instance(series, entry),
             instance_number=_number(session, entry),
             revision=entry.revision,
-            predecessors=_predecessors(session, entry),
+            predecessors=_predecessors(session, installation, entry),
             device_uid=derived_uid("device", installation),
             device_serial_number=installation,
             software_version=version("hilum"),
@@ -203,12 +203,10 @@ def _told(session: Session, study_id: int) -> dict[str, str]:
     return {}
 
 
-def _predecessors(session: Session, entry: Feedback) -> tuple[Predecessor, ...]:
-    """Return the SR of what the same reader said before, if one was made."""
-    before = session.scalars(
-        select(Report)
-        .join(AssessmentReport, AssessmentReport.report_id == Report.id)
-        .join(Feedback, Feedback.id == AssessmentReport.feedback_id)
+def _predecessors(session: Session, installation: str, entry: Feedback) -> tuple[Predecessor, ...]:
+    """Return the SR of what the same reader said before, whether it is made already or can be."""
+    for before in session.scalars(
+        select(Feedback)
         .where(
             Feedback.study_id == entry.study_id,
             Feedback.reader == entry.reader,
@@ -216,11 +214,18 @@ def _predecessors(session: Session, entry: Feedback) -> tuple[Predecessor, ...]:
             Feedback.id < entry.id,
         )
         .order_by(Feedback.id.desc())
-        .limit(1)
-    ).first()
-    if before is None:
-        return ()
-    return (Predecessor(before.sop_class_uid, before.sop_instance_uid, before.series_instance_uid),)
+    ):
+        made = session.scalars(
+            select(Report)
+            .join(AssessmentReport, AssessmentReport.report_id == Report.id)
+            .where(AssessmentReport.feedback_id == before.id)
+        ).first()
+        if made is not None:
+            return (Predecessor(made.sop_class_uid, made.sop_instance_uid, made.series_instance_uid),)
+        if _assessed(session, before):
+            series = _series(session, installation, before)
+            return (Predecessor(EnhancedSRStorage, _instance(series, before), series),)
+    return ()
 
 
 def _number(session: Session, entry: Feedback) -> int:
@@ -229,7 +234,12 @@ def _number(session: Session, entry: Feedback) -> int:
     return session.scalar(count) or 1
 
 
-def _series(installation: str, study: Study, model: Model) -> str:
+def _model(session: Session, entry: Feedback) -> Model:
+    return session.get_one(Model, entry.model_id or session.get_one(Study, entry.study_id).model_id)
+
+
+def _series(session: Session, installation: str, entry: Feedback) -> str:
+    study, model = session.get_one(Study, entry.study_id), _model(session, entry)
     return series_uid(
         installation, study.study_instance_uid, model.sha256, Kind.ASSESSMENT, EnhancedSRStorage
     )

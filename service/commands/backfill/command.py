@@ -28,6 +28,16 @@ from service.core.tables import Backfill, BackfillStudy
 _LOOK_SECONDS = 1.0
 # Of those that did not come.
 _MOST_SHOWN = 20
+_SAID = {
+    FetchState.FOUND: "to come",
+    FetchState.MOVING: "being moved",
+    FetchState.FETCHING: "being fetched",
+    FetchState.FETCHED: "fetched",
+    FetchState.KNOWN: "here already",
+    FetchState.SKIPPED: "without what was asked for",
+    FetchState.MISSING: "found and not given",
+    FetchState.FAILED: "not fetched",
+}
 
 
 def start(
@@ -84,7 +94,7 @@ def watch(ledger: Ledger, name: str) -> int:
             if ended and (not progress.in_work or found.state != BackfillState.DONE):
                 break
             time.sleep(_LOOK_SECONDS)
-    typer.echo(_line(found, progress))
+    typer.echo(one_line(found, progress))
     failed = progress.studies.get(FetchState.FAILED, 0) + progress.studies.get(FetchState.MISSING, 0)
     return 0 if found.state == BackfillState.DONE and not failed and not progress.failed else 1
 
@@ -126,7 +136,7 @@ def status(settings: Settings, name: str, as_json: bool) -> int:
         typer.echo(json.dumps({**_as_dict(found, progress), "not_fetched": troubles}, indent=2))
         return 0
     screen = console()
-    screen.print(f"{_line(found, progress)}", markup=False)
+    screen.print(f"{one_line(found, progress)}", markup=False)
     screen.print(f"  looks for {Query.of(found.query)}, in {found.source}", markup=False)
     if found.cursor is not None:
         screen.print(f"  searched up to {found.cursor}", markup=False)
@@ -199,17 +209,20 @@ def _source(settings: Settings, name: str | None) -> str:
     return name
 
 
-def _line(found: Backfill, progress: backfill.Progress) -> str:
-    parts = [
-        f"{progress.found} found",
-        *(f"{count} {state}" for state, count in sorted(progress.studies.items())),
+def one_line(found: Backfill, progress: backfill.Progress) -> str:
+    """Return how far a back-fill is, in one line."""
+    of_studies = [
+        f"{progress.studies[state]} {said}" for state, said in _SAID.items() if state in progress.studies
+    ]
+    of_fetched = [
         f"{progress.in_work} in work",
         f"{progress.analysed} analysed",
         f"{progress.not_analysed} refused with a reason",
         f"{progress.failed} failed here",
         *([f"{progress.live} sent here since"] if progress.live else []),
     ]
-    return f"back-fill {found.name}, {found.state}: {', '.join(parts)}"
+    parts = [f"{progress.found} found", ", ".join(of_studies), f"of those fetched {', '.join(of_fetched)}"]
+    return f"back-fill {found.name}, {found.state}: {'; '.join(filter(None, parts))}"
 
 
 def _as_dict(found: Backfill, progress: backfill.Progress) -> dict[str, Any]:

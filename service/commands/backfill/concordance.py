@@ -123,7 +123,10 @@ def concordance(session: Session, run: Backfill, diagnoses: Diagnoses) -> Concor
         .order_by(BackfillStudy.study_date, BackfillStudy.id)
     ).all()
     accessions = _accessions(session, run)
-    models = {model.id: f"{model.name} {model.version}" for model in session.scalars(select(Model))}
+    models = {
+        model.id: f"{model.name} {model.version}, SHA-256 {model.sha256}"
+        for model in session.scalars(select(Model))
+    }
     for found, study in rows:
         named = [
             *by_study.get(found.study_instance_uid, ()),

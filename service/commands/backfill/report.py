@@ -1,6 +1,5 @@
 """`hilum backfill report`: results against final diagnoses, as HTML, JSON, CSV and on the screen."""
 
-import base64
 import csv
 import io
 import json
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,6 +17,7 @@ from service.commands.backfill.concordance import Case, Concordance, concordance
 from service.commands.backfill.diagnoses import read
 from service.commands.backfill.wording import Rule
 from service.commands.console import console, write
+from service.commands.film_pictures import as_data_uris
 from service.core import backfill
 from service.core.agreement import Share
 from service.core.backfill import Query, day
@@ -29,10 +28,6 @@ from service.core.spool import Spool
 from service.core.states import AnalysisState, InstanceState
 from service.core.tables import Analysis, Backfill, Instance
 
-_LONG_SIDE = 640
-_QUALITY = 82
-# Of the colour where the activation is 1, as in heat maps (`worker.colours`).
-_OPACITY = 0.55
 _CSV = ("study_instance_uid", "study_date", "state", "finding", "probability", "threshold", "reason")
 
 
@@ -130,39 +125,8 @@ def _shown(session: Session, spool: Spool, case: Case) -> Shown:
         .order_by((Analysis.finding == Finding.PRESENT).desc(), Analysis.probability.desc())
         .limit(1)
     ).first()
-    film = _opened(spool, row.picture_path) if row else None
-    over = _opened(spool, row.overlay_path) if row else None
-    if film is None:
-        return Shown(case, day(case.study_date), None, None)
-    grey = film.convert("L")
-    grey.thumbnail((_LONG_SIDE, _LONG_SIDE))
-    return Shown(
-        case, day(case.study_date), _data_uri(grey), _data_uri(_laid_over(grey, over)) if over else None
-    )
-
-
-def _laid_over(grey: Image.Image, over: Image.Image) -> Image.Image:
-    colour = over.convert("RGBA").resize(grey.size)
-    alpha = colour.getchannel("A").point([round(_OPACITY * value) for value in range(256)])
-    return Image.composite(colour.convert("RGB"), grey.convert("RGB"), alpha)
-
-
-def _opened(spool: Spool, relative: str | None) -> Image.Image | None:
-    """Return a picture of the data folder, None when retention has taken it."""
-    if not relative:
-        return None
-    try:
-        image = Image.open(spool.absolute(relative))
-        image.load()
-        return image
-    except OSError:
-        return None
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    film, overlay = as_data_uris(spool, row.picture_path, row.overlay_path) if row else (None, None)
+    return Shown(case, day(case.study_date), film, overlay)
 
 
 def _csv(found: Concordance) -> str:

@@ -1,8 +1,12 @@
 """The command line of quality names what it takes."""
 
-from service.commands.main import _GROUPED_BY
+import typer.main
+
+from service.commands.main import app
 from service.core.quality import By
 
 
 def test_every_grouping_is_named() -> None:
-    assert set(_GROUPED_BY.rstrip(".").replace(" or ", ", ").split(", ")) == set(By)
+    command = typer.main.get_command(app).commands["quality"]  # type: ignore[attr-defined]
+    told = next(option.help for option in command.params if option.name == "by")
+    assert set(told.rstrip(".").replace(" or ", ", ").split(", ")) == set(By)
