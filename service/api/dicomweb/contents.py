@@ -6,6 +6,7 @@ A study has each SOP instance once. Left out is what nobody should read from by 
 - what an archive took out of use by a rejection note (IHE RAD-66), and results that speak of it;
 - results that a later revision replaced, the second forms of a result that is there in its first, and the
   notes by which we tell archives so;
+- what readers say of results: it names them, and goes where the site sends it;
 - a study that is held because two patients are in it: it would be shown as one person's.
 """
 
