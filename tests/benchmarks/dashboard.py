@@ -110,6 +110,7 @@ def _study(
             **{"id": number, "study_id": number, "patient_id": f"P{number}", "issuer_of_patient_id": "X"},
             **{"patient_name": "A^B", "patient_birth_date": "", "patient_sex": "FMO"[number % 3]},
             "accession_number": f"A{number}",
+            "study_date": f"{at:%Y%m%d}",
         },
     )
     if (finding == "present" or share) and chance.random() < 0.5:
