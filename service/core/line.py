@@ -29,11 +29,12 @@ class Line:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             # The kernel's wait has no end: a thread waits there, and is left behind when it takes too long.
-            waiting = _Waiting(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, -1
+            waiting = _Waiting(descriptor)
             waiting.start()
             if not waiting.comes_within(seconds):
-                self._descriptor = -1  # it is that thread's now
                 return False
+            self._descriptor = descriptor
         except OSError:
             pass
         return True
@@ -51,7 +52,7 @@ class Line:
 
 
 class _Waiting(threading.Thread):
-    """Waits for a lock; one that nobody waits for any more is released as it comes."""
+    """Waits for the lock of a descriptor, which is closed when nobody waits for that any more."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(daemon=True)
@@ -62,12 +63,17 @@ class _Waiting(threading.Thread):
     def run(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         with self._either:
+            self._came.set()
             if self._is_left:
                 os.close(self._descriptor)
-            self._came.set()
 
     def comes_within(self, seconds: float) -> bool:
-        self._came.wait(seconds)
-        with self._either:
-            self._is_left = not self._came.is_set()
-            return not self._is_left
+        came = False
+        try:
+            came = self._came.wait(seconds)
+        finally:  # an interruption leaves it too
+            with self._either:
+                self._is_left = not came
+                if self._is_left and self._came.is_set():
+                    os.close(self._descriptor)
+        return came

@@ -1,15 +1,28 @@
 """Who writes waits for the others, for a bounded time, and who gave up is in nobody's way."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import TimeoutError
 
 from service.core import ledger as ledger_module
+from service.core import line as line_module
 from service.core.ledger import Ledger
-from service.core.line import Line
+from service.core.line import Line, _Waiting
 from tests.ledgers import migrated
+
+
+class _Interruption(threading.Event):
+    def wait(self, _timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+
+class _Interrupted(_Waiting):
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._came = _Interruption()
 
 
 def test_one_at_a_time_and_everyone_in_the_end(tmp_path: Path) -> None:
@@ -21,6 +34,7 @@ def test_one_at_a_time_and_everyone_in_the_end(tmp_path: Path) -> None:
             assert line.enter(30)
             inside[0] += 1
             most[0] = max(most[0], inside[0])
+            time.sleep(0.0002)
             inside[0] -= 1
             line.leave()
         line.close()
@@ -46,6 +60,21 @@ def test_the_wait_has_an_end_and_who_left_keeps_nobody_out(tmp_path: Path) -> No
     impatient.leave()
     assert holder.enter(10)
     for line in (holder, impatient, third):
+        line.close()
+
+
+def test_an_interrupted_wait_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, interrupted = Line(tmp_path / "line"), Line(tmp_path / "line")
+    assert holder.enter(1)
+    monkeypatch.setattr(line_module, "_Waiting", _Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.enter(10)
+    monkeypatch.undo()
+    holder.leave()
+    assert holder.enter(10)
+    holder.leave()
+    assert interrupted.enter(10)
+    for line in (holder, interrupted):
         line.close()
 
 
