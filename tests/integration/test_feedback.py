@@ -491,6 +491,11 @@ def test_an_assessment_goes_into_the_study_as_an_sr_and_a_changed_mind_as_anothe
     assert all("Dr. Weber" in item and "Left base" in item for item in said)
     replaced = stored[1].PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert replaced.ReferencedSOPInstanceUID == stored[0].SOPInstanceUID
+    # They name the reader, and whoever may read studies over DICOMweb does not see them there.
+    found = api.get(f"/dicomweb/studies/{uid}/instances", headers=bearer("clinician")).json()
+    shown = {item["00080018"]["Value"][0] for item in found}
+    assert sr.sop_instance_uid in shown
+    assert not shown & {item.sop_instance_uid for item in made}
 
 
 @only_sqlite
