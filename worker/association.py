@@ -1,13 +1,16 @@
 """An association as requestor, every wait of which has a bound."""
 
+import queue
 import socket
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from service.core import tls
 from service.core.destination import Destination
@@ -59,12 +62,26 @@ def associate(
         return association
     if context is not None and context.fault is not None:
         raise TransientDelivery(f"{called} at {host}:{port}: {tls.reason(context.fault)}")
-    if association.is_rejected:
-        primitive: Any = association.acceptor.primitive
-        raise TransientDelivery(f"{called} rejected the association ({primitive.reason_str})")
+    if (rejection := _rejection(association)) is not None:
+        raise TransientDelivery(f"{called} rejected the association ({rejection.reason_str})")
     if association.rejected_contexts and not association.accepted_contexts:
         raise NotAccepted(NOT_ACCEPTED)
     raise TransientDelivery(f"{called} at {host}:{port} cannot be reached")
+
+
+def _rejection(association: Association) -> Any:
+    """Return the A-ASSOCIATE-RJ as a primitive, None when there was none.
+
+    When it comes and the connection is closed before pynetdicom 3.0.4 looks whether there is a connection,
+    that takes the destination for one that cannot be reached, and leaves what it answered in the queue.
+    """
+    if association.is_rejected:
+        return association.acceptor.primitive
+    with suppress(queue.Empty):
+        left: Any = association.dul.to_user_queue.get_nowait()
+        if isinstance(left, A_ASSOCIATE) and left.result:
+            return left
+    return None
 
 
 def _tls_context(destination: Destination) -> tls.ClientContext | None:
