@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from service.commands.backfill.cli import backfill
+from service.commands.ending import ended
 from service.commands.options import Html, Json
 from service.core import logs
-from service.core.errors import CONFIGURATION_EXIT_CODE, HilumError
 from service.core.settings import load
 
 app = typer.Typer(
@@ -24,9 +24,6 @@ app = typer.Typer(
 )
 # The model room has its own command line, which also runs where only torch is installed.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-# What these raise is about files, servers and weights, and says so in its first line. Weights are the site's
-# choice, like a setting (2); a file or a server may be there the next time (1).
-_EXIT_CODES = {"sqlalchemy": 1, "redis": 1, "model": CONFIGURATION_EXIT_CODE}
 
 
 @app.callback()
@@ -52,7 +49,7 @@ def up() -> None:
 @app.command()
 def listen() -> None:
     """Run the DIMSE listener."""
-    from service.commands.roles import listen as run
+    from service.commands.listen import listen as run
 
     run(load())
 
@@ -498,18 +495,7 @@ def main() -> None:
     logs.protect_patients()
     # Whatever is written, by Redis and libraries too, is for this user alone.
     os.umask(0o077)
-    try:
-        app()
-    except HilumError as fault:
-        for line in str(fault).splitlines():
-            sys.stderr.write(f"hilum: {line}\n")
-        sys.exit(CONFIGURATION_EXIT_CODE)
-    except Exception as fault:
-        origin = type(fault).__module__.split(".")[0]
-        if not (isinstance(fault, OSError) or origin in _EXIT_CODES):
-            raise
-        sys.stderr.write(f"hilum: {str(fault).splitlines()[0]}\n")
-        sys.exit(_EXIT_CODES.get(origin, 1))
+    sys.exit(ended(app))
 
 
 if __name__ == "__main__":

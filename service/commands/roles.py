@@ -1,8 +1,6 @@
-"""`hilum listen | api | scheduler | worker | migrate`: one role each, wired from the settings."""
+"""`hilum api | scheduler | worker | migrate`: one role each, wired from the settings."""
 
-import gc
 import signal
-import sys
 import threading
 import uuid
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ import structlog
 
 from service.commands.supervise import Child, Supervisor, hilum_command
 from service.commands.watchdog import Watchdog
-from service.core import checks, logs, tally
+from service.core import checks, logs
 from service.core.audit import Audit
 from service.core.audit_syslog import Sender
 from service.core.embedded import broker_url
@@ -28,39 +26,6 @@ QUEUES = ("decode", "infer", "report", "deliver")
 # Threads that spin while they wait for each other take the cores from every other process (OpenMP 5.1, 6.7).
 _TORCH = {"OMP_WAIT_POLICY": "PASSIVE"}
 _log = structlog.get_logger()
-
-
-def listen(settings: Settings) -> None:
-    """Run the DIMSE listener until SIGTERM."""
-    from service.listener.scp import Listener
-
-    # Its threads leave Python for every write and digest, and would wait 5 ms each time to come back.
-    sys.setswitchinterval(0.0005)
-    ledger, spool = _open(settings, "listener")
-    live = Live(settings)
-    audit = Audit(settings, "listener")
-    for setting, port in settings.dimse_ports.items():
-        checks.require_port(settings.dimse_host, port, setting)
-    listener = Listener(settings, spool, ledger, live=live)
-    listener.start()
-    live.start()
-    gc.freeze()  # what is there now stays, and need not be looked through again and again
-    if not settings.peers:
-        _log.warning("listener.open", hint="any AE title may send: set HILUM_CALLING_AE_TITLES")
-    _log.info(
-        "listener.started",
-        host=settings.dimse_host,
-        port=settings.dimse_port,
-        tls_port=settings.dimse_tls_port,
-    )
-    audit.started()
-    beating = start_beating(ledger, "listener", lambda: {**listener.about(), **live.about()})
-    _until_terminated()
-    beating.set()
-    listener.stop()
-    tally.flush(ledger)
-    audit.stopped()
-    ledger.close()
 
 
 def serve_api(settings: Settings) -> None:
@@ -111,7 +76,7 @@ def schedule(settings: Settings) -> None:
     threads = [threading.Thread(target=target.run) for target in (scheduler, sender)]
     for thread in threads:
         thread.start()
-    _until_terminated()
+    until_terminated()
     audit.stopped()
     scheduler.stop()
     sender.stop()
@@ -157,16 +122,25 @@ def migrate_ledger(settings: Settings) -> str:
 
 
 def _open(settings: Settings, role: str) -> tuple[Ledger, Spool]:
+    spool = prepare(settings, role)
+    return Ledger(settings.sqlalchemy_url), spool
+
+
+def prepare(settings: Settings, role: str) -> Spool:
+    """Look whether all is there that a role needs, and return the data folder."""
     logs.configure(role, settings.log_format)
     checks.require(settings)
     check_migrated(settings.sqlalchemy_url)
     spool = Spool(Path(settings.data_dir))
     spool.make()
-    return Ledger(settings.sqlalchemy_url), spool
+    return spool
 
 
-def _until_terminated() -> None:
+def until_terminated() -> None:
+    """Wait for SIGTERM or SIGINT."""
     terminated = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: terminated.set())
-    terminated.wait()
+    # A signal that comes to another thread, or just before this one sleeps, does not wake it.
+    while not terminated.wait(0.5):
+        pass

@@ -1,17 +1,21 @@
 """Child processes that die with their parent and are started again when they die alone."""
 
+import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
+from service.commands.ending import ended
 from service.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError
 from service.core.leases import backoff_seconds
 
@@ -28,6 +32,24 @@ _DIES_WITH_ITS_PARENT = (
 _log = structlog.get_logger()
 
 
+class Running(Protocol):
+    """What the supervisor needs of a process."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return how it ended, None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> object:
+        """Wait for its end; raises subprocess.TimeoutExpired after `timeout` seconds."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+
 @dataclass
 class Child:
     """One supervised command; `stop_seconds` is how long it may drain after SIGTERM.
@@ -39,23 +61,95 @@ class Child:
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
     stop_seconds: float = 20.0
-    process: "subprocess.Popen[bytes] | None" = None
+    process: Running | None = None
     started_at: float = 0.0
     deaths: int = 0
     start_at: float = 0.0
     proven: bool = False
+
+    def start(self, inherited: Sequence[int]) -> Running:
+        """Return a new process that has these descriptors.
+
+        Raises
+        ------
+        OSError
+            When there is no memory or no process left just now.
+        """
+        command = list(self.command)
+        if sys.platform == "linux":
+            command = [sys.executable, "-I", "-S", "-c", _DIES_WITH_ITS_PARENT, str(os.getpid()), *command]
+        return subprocess.Popen(  # noqa: S603
+            command,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            pass_fds=inherited,
+            process_group=0,  # out of the terminal's Ctrl-C, and to be killed with its own children
+        )
+
+
+@dataclass
+class Fork(Child):
+    """A child that is forked and does `work`; what was made before is there, and shares its memory.
+
+    Its parent must have no other thread. It is killed when that dies.
+    """
+
+    command: Sequence[str] = ()
+    work: Callable[[], object] = int
+
+    def start(self, inherited: Sequence[int]) -> Running:
+        return _Forked(self.work)
+
+
+class _Forked:
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._process = multiprocessing.get_context("fork").Process(target=_work, args=(work, os.getpid()))
+        self._process.start()
+        self.pid = self._process.pid or 0
+        self.terminate, self.kill = self._process.terminate, self._process.kill
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> object:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired([], timeout or 0.0)
+        return self._process.exitcode
+
+
+def _work(work: Callable[[], object], parent: int) -> None:
+    """Do the work of a forked child, without what its parent does at signals."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() == parent:
+        try:
+            code = ended(work)
+        except Exception as fault:  # multiprocessing would print it with its words
+            sys.excepthook(type(fault), fault, fault.__traceback__)
+            code = 1
+        sys.exit(code)
 
 
 class Supervisor:
     """Keeps its children running until `stop`.
 
     Children added first are stopped last, one after the other, unless they are to be stopped `together`. They
-    get the descriptors `inherited`.
+    get the descriptors `inherited`. `leave` is called before they are stopped.
     """
 
-    def __init__(self, *, together: bool = False, inherited: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        together: bool = False,
+        inherited: Sequence[int] = (),
+        leave: Callable[[], object] = int,
+    ) -> None:
         self._together = together
         self._inherited = inherited
+        self._leave = leave
         self._children: list[Child] = []
         self._stopping = threading.Event()
 
@@ -92,6 +186,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Send SIGTERM to each child, the newest first, and wait for it; kill it when it takes too long."""
+        self._leave()
         if self._together:
             for child in self._children:
                 if child.process is not None and child.process.poll() is None:
@@ -136,16 +231,7 @@ class Supervisor:
             _log.error("supervisor.not_started", child=child.name, error=type(fault).__name__)
 
     def _start(self, child: Child) -> None:
-        command = list(child.command)
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", _DIES_WITH_ITS_PARENT, str(os.getpid()), *command]
-        child.process = subprocess.Popen(  # noqa: S603
-            command,
-            env={**os.environ, **child.environment},
-            stdin=subprocess.DEVNULL,
-            pass_fds=self._inherited,
-            process_group=0,  # out of the terminal's Ctrl-C, and to be killed with its own children
-        )
+        child.process = child.start(self._inherited)
         child.started_at = time.monotonic()
 
 

@@ -170,6 +170,9 @@ class Settings(BaseSettings):
         description="Free space of the data folder under which the oldest delivered and confirmed studies "
         "lose their files earlier; empty: five times HILUM_MIN_FREE_BYTES",
     )
+    listener_processes: int = Field(
+        2, ge=1, le=16, description="Processes of a listener, which share its ports and its associations"
+    )
     # Three descriptors each: below the 1,024 that select takes.
     max_associations: int = Field(
         50, ge=1, le=200, description="Associations at a time; one more is rejected for now"

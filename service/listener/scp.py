@@ -3,10 +3,11 @@
 Data sets stream to ``incoming/`` while they arrive; `service.core.receive` takes custody before the response.
 """
 
+import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from service.core.tls import RenewedContext
 from service.listener.callers import Callers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
 from service.listener.presentation import commitment_context, storage_contexts, verification_context
-from service.listener.transport import Handler, Server
+from service.listener.transport import Handler, Server, listen
 from service.listener.upper import missing_internals, remember_uids
 
 # Shorter than the supervisor waits: `service.commands.up`.
@@ -53,8 +54,27 @@ _FULL = {
 _log = structlog.get_logger()
 
 
+def open_sockets(settings: Settings) -> dict[str, socket.socket]:
+    """Return the sockets that listen, by the settings of their ports.
+
+    Raises
+    ------
+    OSError
+        When an address can't be bound.
+    """
+    return {setting: listen(settings.dimse_host, port) for setting, port in settings.dimse_ports.items()}
+
+
 class Listener:
-    """The DIMSE server of one process."""
+    """The DIMSE server of one process.
+
+    Parameters
+    ----------
+    sockets
+        What `open_sockets` returned, where other processes serve them too; else it opens them itself.
+    slots
+        What is shared with those.
+    """
 
     def __init__(
         self,
@@ -63,6 +83,8 @@ class Listener:
         ledger: Ledger,
         bounds: Bounds | None = None,
         live: Live | None = None,
+        sockets: Mapping[str, socket.socket] | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self._settings = settings
         self._live = live or Live(settings)
@@ -84,6 +106,7 @@ class Listener:
         self._ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
         self._ae.acse_timeout = self._bounds.closing
         self._ae.network_timeout = self._ae.dimse_timeout = self._bounds.idle
+        self._sockets, self._slots = sockets, slots or Slots.of(settings)
         self._servers: list[Server] = []
         self._callers = Callers()
         self.about = self._callers.about
@@ -113,16 +136,14 @@ class Listener:
         remember_uids()
         if removed := remove_leftovers(self._spool.incoming):
             _log.info("listener.leftovers_removed", files=removed)
-        slots = Slots.of(self._settings)
-        for setting, port in self._settings.dimse_ports.items():
+        for setting, listening in (self._sockets or open_sockets(self._settings)).items():
             secured = RenewedContext(self._settings.tls_files) if "TLS" in setting else None
-            address = (self._settings.dimse_host, port)
             self._servers.append(
                 Server(
                     self._ae,
-                    address,
+                    listening,
                     handlers,
-                    slots,
+                    self._slots,
                     self._bounds,
                     self._new_file,
                     self._admit,

@@ -44,11 +44,28 @@ _A_ASSOCIATE_RQ = 0x01
 _REJECTION = bytes.fromhex("0300 00000004 00 02 03 02")
 # The same: rejected-permanent, service-user, calling-AE-title-not-recognized.
 _NOT_RECOGNISED = bytes.fromhex("0300 00000004 00 01 01 03")
+# So long a process that holds more associations than another one leaves a new connection to that.
+_YIELD_SECONDS = 0.002
 _log = structlog.get_logger()
 
 Handler = tuple[evt.EventType, Callable[[Event], Any]]
 Contexts = Iterable[PresentationContext]
 Admit = Callable[[str, Caller], Contexts | None]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; nobody waits in `accept` for a connection that another process took.
+
+    Raises
+    ------
+    OSError
+        When the address can't be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    listening = socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=both)
+    listening.setblocking(False)
+    return listening
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -58,6 +75,8 @@ class Server(socketserver.ThreadingTCPServer):
     ----------
     ae
         Whose titles and timeouts hold.
+    listening
+        The socket that `listen` returned; other processes may accept from it too.
     handlers
         Events to bind to every association.
     admit
@@ -72,14 +91,12 @@ class Server(socketserver.ThreadingTCPServer):
         Is told of every association when nothing of it runs any more.
     """
 
-    allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = 128
 
     def __init__(
         self,
         ae: AE,
-        address: tuple[str, int],
+        listening: socket.socket,
         handlers: Sequence[Handler],
         slots: Slots,
         bounds: Bounds,
@@ -91,7 +108,6 @@ class Server(socketserver.ThreadingTCPServer):
         busy: Callable[[str, str, str], None],
         ended: Callable[[Association], None],
     ) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._ae = ae
         self._handlers = list(handlers)
         self._slots = slots
@@ -105,12 +121,20 @@ class Server(socketserver.ThreadingTCPServer):
         self._lock = threading.Lock()
         self._half_open: dict[socket.socket, None] = {}
         self._associated: set[socket.socket] = set()
-        super().__init__(address, socketserver.BaseRequestHandler)
+        super().__init__(
+            listening.getsockname()[:2], socketserver.BaseRequestHandler, bind_and_activate=False
+        )
+        self.socket.close()
+        self.socket = listening
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection and do nothing else, for the next one waits behind it."""
+        if self._slots.is_ahead():
+            time.sleep(_YIELD_SECONDS)
         try:
             return self.socket.accept()
+        except BlockingIOError:  # another process has it
+            raise
         except OSError:
             # Out of descriptors: the connection stays in the queue, and without a pause this would spin.
             time.sleep(0.05)

@@ -100,22 +100,25 @@ def disk(folder: Path, *options: str) -> Iterator[Path]:
 
 
 @contextmanager
-def failing_fsync(process: psutil.Process) -> Iterator[None]:
-    """Let every fsync of a process fail with EIO; needs the right to trace, as root has in CI."""
+def failing_fsync(*processes: psutil.Process) -> Iterator[None]:
+    """Let every fsync of these processes fail with EIO; needs the right to trace, as root has in CI."""
     tracer = subprocess.Popen(
         [
             *(executable("strace", "strace"), "-f", "-qq", "-e", "trace=fsync"),
-            *("-e", "inject=fsync:error=EIO", "-o", os.devnull, "-p", str(process.pid)),
+            *("-e", "inject=fsync:error=EIO", "-o", os.devnull),
+            *("-p", ",".join(str(process.pid) for process in processes)),
         ],
         stderr=subprocess.PIPE,
     )
     try:
-        threads = Path(f"/proc/{process.pid}/task")
+        threads = [Path(f"/proc/{process.pid}/task") for process in processes]
         traced = f"TracerPid:\t{tracer.pid}\n"
         eventually(
             lambda: (
                 tracer.poll() is not None
-                or all(traced in (thread / "status").read_text() for thread in threads.iterdir())
+                or all(
+                    traced in (thread / "status").read_text() for task in threads for thread in task.iterdir()
+                )
             )
         )
         if tracer.poll() is not None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from service.core.spool import Spool
 from service.listener.limits import Bounds
 from service.listener.scp import Listener
@@ -67,6 +69,11 @@ class ListenerProcess(DoorProcess):
 
     def __init__(self, **settings: object) -> None:
         super().__init__("listen", **settings)
+
+    @property
+    def serving(self) -> list[psutil.Process]:
+        """The processes that serve associations: its children, or itself where it is the only one."""
+        return self.itself.children() or [self.itself]
 
     def ready(self) -> bool:
         try:

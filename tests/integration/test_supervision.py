@@ -140,3 +140,25 @@ def test_a_child_that_is_stopped_is_replaced_when_it_is_said_not_to_work() -> No
     assert child.process is not None
     assert child.process.pid != first.pid
     supervisor.stop()
+
+
+_WAITS = """
+import signal, threading, time
+from service.commands.roles import until_terminated
+def kill():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+threading.Thread(target=kill, daemon=True).start()
+until_terminated()
+"""
+
+
+def test_sigterm_ends_a_role_whatever_thread_it_comes_to() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert (
+        subprocess.run([sys.executable, "-c", _WAITS], env=environment, check=False, timeout=30).returncode
+        == 0
+    )
