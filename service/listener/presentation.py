@@ -6,11 +6,26 @@ also bring the answer to a storage commitment; commitment itself is not offered,
 delete its only copy.
 """
 
+from dataclasses import dataclass
+
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from service.core.syntaxes import OFFERED
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A presentation context, and its abstract syntax as it stands in a request."""
+
+    context: PresentationContext
+    name: bytes
+
+    @classmethod
+    def of(cls, context: PresentationContext) -> "Offer":
+        """Return the offer of a context."""
+        return cls(context, str(context.abstract_syntax).encode())
 
 
 def verification_context() -> PresentationContext:

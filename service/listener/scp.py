@@ -16,7 +16,6 @@ import structlog
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
-from pynetdicom.presentation import PresentationContext
 
 from service.core import tally
 from service.core.admission import Admission, Caller
@@ -33,7 +32,7 @@ from service.core.spool import Spool
 from service.core.tls import RenewedContext
 from service.listener.callers import Callers
 from service.listener.limits import MAXIMUM_PDU_BYTES, Bounds, Slots
-from service.listener.presentation import commitment_context, storage_contexts, verification_context
+from service.listener.presentation import Offer, commitment_context, storage_contexts, verification_context
 from service.listener.transport import Handler, Server, listen
 from service.listener.upper import missing_internals, remember_uids
 
@@ -98,8 +97,11 @@ class Listener:
         _config.LOG_HANDLER_LEVEL = "none"
         _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
         self._ae = AE(settings.ae_title)
-        self._storage, self._commitment = storage_contexts(), commitment_context()
-        self._ae.supported_contexts = [verification_context(), *self._storage]
+        storage = storage_contexts()
+        self._ae.supported_contexts = [verification_context(), *storage]
+        self._verification = Offer.of(verification_context())
+        self._storage = [Offer.of(context) for context in storage]
+        self._commitment = Offer.of(commitment_context())
         self._ae.require_called_aet = True
         self._admit_destinations(settings)
         self._ae.maximum_associations = settings.max_associations
@@ -188,7 +190,7 @@ class Listener:
         handlers = [*handlers, (evt.EVT_CONN_CLOSE, lambda event: self._write_transfer(event.assoc))]
         self._ae.start_server(address, block=False, evt_handlers=list(handlers))
 
-    def _admit(self, calling_ae_title: str, caller: Caller) -> list[PresentationContext] | None:
+    def _admit(self, calling_ae_title: str, caller: Caller) -> list[Offer] | None:
         """Return what is offered: storage to who may send, its answers to a destination; None to nobody."""
         verdict = self._admission.judge(calling_ae_title, caller)
         if verdict.refusal is not None:
@@ -207,7 +209,7 @@ class Listener:
             self._callers.came("rejection", calling_ae_title, caller.address, verdict.refusal)
             self._count(calling_ae_title, "rejected")
             return None
-        offered = [verification_context()]
+        offered = [self._verification]
         if verdict.may_store:
             offered += self._storage
         if verdict.may_answer:

@@ -5,7 +5,6 @@ first PDU as long as for any other. So the accepting and the first PDU are ours;
 runs pynetdicom's association.
 """
 
-import copy
 import socket
 import socketserver
 import ssl
@@ -37,6 +36,7 @@ from service.listener.connection import (
     shut,
 )
 from service.listener.limits import Bounds, Slots
+from service.listener.presentation import Offer
 from service.listener.upper import Messages, NewFile, Upper
 
 _A_ASSOCIATE_RQ = 0x01
@@ -49,8 +49,7 @@ _YIELD_SECONDS = 0.002
 _log = structlog.get_logger()
 
 Handler = tuple[evt.EventType, Callable[[Event], Any]]
-Contexts = Iterable[PresentationContext]
-Admit = Callable[[str, Caller], Contexts | None]
+Admit = Callable[[str, Caller], Iterable[Offer] | None]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -80,7 +79,7 @@ class Server(socketserver.ThreadingTCPServer):
     handlers
         Events to bind to every association.
     admit
-        Returns the presentation contexts for a calling AE title and where it calls from; None to reject it.
+        Returns what is offered to a calling AE title and where it calls from; None to reject it.
     ssl_context
         Returns the context of the TLS handshake with which every connection starts; without it none does.
     refused
@@ -155,13 +154,13 @@ class Server(socketserver.ThreadingTCPServer):
             if not first:
                 return
             calling_ae_title = first[26:42].decode("ascii", "replace").strip()
-            contexts = self._admit(calling_ae_title, Caller(peer, _identity(connection)))
-            if contexts is None:
+            offers = self._admit(calling_ae_title, Caller(peer, _identity(connection)))
+            if offers is None:
                 self._reject(connection, _NOT_RECOGNISED)
                 return
             with self._slots.taken(peer, calling_ae_title) as full:
                 if full is None:
-                    self._associate(connection, client_address, contexts, first)
+                    self._associate(connection, client_address, offers, first)
                 else:
                     _log.warning("association.rejected", peer=peer, full=full)
                     self._busy(calling_ae_title, peer, full)
@@ -219,7 +218,7 @@ class Server(socketserver.ThreadingTCPServer):
         receive(connection, 1, time.monotonic() + self._bounds.closing)
 
     def _associate(
-        self, connection: socket.socket, client_address: Any, contexts: Contexts, first: bytes
+        self, connection: socket.socket, client_address: Any, offers: Iterable[Offer], first: bytes
     ) -> None:
         """Let pynetdicom run an association; returns when its thread has ended."""
         peer = str(client_address[0])
@@ -241,9 +240,7 @@ class Server(socketserver.ThreadingTCPServer):
         acceptor.implementation_version_name = self._ae.implementation_version_name
         # A deep copy of every context costs 90 ms of CPU an association; the negotiation only sets attributes
         # of the copies themselves, so shallow ones do, and only of what the request names.
-        acceptor.supported_contexts = [
-            copy.copy(context) for context in contexts if str(context.abstract_syntax).encode() in first
-        ]
+        acceptor.supported_contexts = [_copied(offer.context) for offer in offers if offer.name in first]
         association.requestor.address_info = AddressInformation.from_tuple(client_address)
         for event, handler in self._handlers:
             association.bind(event, handler)
@@ -263,6 +260,12 @@ class Server(socketserver.ThreadingTCPServer):
             wire.discard()
             messages.discard()
             self._ended(association)
+
+
+def _copied(context: PresentationContext) -> PresentationContext:
+    copied = PresentationContext.__new__(PresentationContext)
+    vars(copied).update(vars(context))
+    return copied
 
 
 def _identity(connection: socket.socket) -> tls.Identity | None:

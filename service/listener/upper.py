@@ -23,6 +23,7 @@ from functools import lru_cache, wraps
 from typing import Any
 
 import structlog
+from pydicom.uid import UID
 from pynetdicom import (
     AE,
     PYNETDICOM_IMPLEMENTATION_UID,
@@ -36,6 +37,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
 from service.core.errors import InvalidUID, Refused
@@ -79,6 +81,7 @@ def missing_internals() -> list[str]:
         *((C_STORE(), name) for name in ("_dataset_file", "_dataset_path", "_context_id")),
         (select, "poll"),
         *((module, "set_uid") for module in (pdu_items, presentation)),
+        (PresentationContext, "add_transfer_syntax"),
     ]
     return [
         f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
@@ -90,12 +93,17 @@ def missing_internals() -> list[str]:
 def remember_uids() -> None:
     """Let pynetdicom check a UID of a negotiation once in this process, rather than in each of its objects.
 
+    What it finds no fault with it also says nothing of.
+
     Of an association with 120 contexts that is more than half of the work.
     """
     for module in (pdu_items, presentation):
         names: dict[str, Any] = vars(module)
         if not hasattr(names["set_uid"], "remembered"):
             names["set_uid"] = _remembering(names["set_uid"])
+    add = PresentationContext.add_transfer_syntax
+    if not hasattr(add, "remembered"):
+        vars(presentation)["PresentationContext"].add_transfer_syntax = _adding_known(add)
 
 
 def _remembering(set_uid: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,6 +116,24 @@ def _remembering(set_uid: Callable[..., Any]) -> Callable[..., Any]:
 
     vars(set_known_uid)["remembered"] = remembered
     return set_known_uid
+
+
+def _adding_known(add: Callable[[PresentationContext, Any], None]) -> Callable[..., None]:
+    remembered: dict[str, UID] = {}
+
+    @wraps(add)
+    def add_transfer_syntax(context: PresentationContext, syntax: Any) -> None:
+        known = remembered.get(syntax) if isinstance(syntax, str) else None
+        if known is None:
+            add(context, syntax)
+            held = context.transfer_syntax
+            if held and held[-1] == syntax and held[-1].is_transfer_syntax and len(remembered) < 4096:
+                remembered[str(syntax)] = held[-1]
+        elif known not in context.transfer_syntax:
+            context.transfer_syntax.append(known)
+
+    vars(add_transfer_syntax)["remembered"] = remembered
+    return add_transfer_syntax
 
 
 class Upper(DULServiceProvider):

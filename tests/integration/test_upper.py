@@ -286,6 +286,27 @@ def test_what_pynetdicom_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert upper.missing_internals() == ["DULServiceProvider._read_pdu_data"]
 
 
+def test_a_transfer_syntax_is_checked_once_and_what_is_none_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add = PresentationContext.add_transfer_syntax
+    monkeypatch.setattr(PresentationContext, "add_transfer_syntax", getattr(add, "__wrapped__", add))
+    upper.remember_uids()
+    upper.remember_uids()
+    contexts = [PresentationContext() for _ in range(2)]
+    for context in contexts:
+        for syntax in ("1.2.840.10008.1.2.1", b"1.2.840.10008.1.2", UID("1.2.840.10008.1.2.1"), None):
+            context.add_transfer_syntax(syntax)
+        assert context.transfer_syntax == ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+    assert contexts[0].transfer_syntax[0] is contexts[1].transfer_syntax[0]
+    assert contexts[0].transfer_syntax is not contexts[1].transfer_syntax
+    for context in contexts:
+        context.add_transfer_syntax("1.2.840.10008.1.1")
+        with pytest.raises(ValueError, match="transfer_syntax"):
+            context.add_transfer_syntax("1." * 40)
+        assert context.transfer_syntax[-1] == "1.2.840.10008.1.1"
+
+
 def test_a_uid_of_a_negotiation_is_checked_once_and_a_wrong_one_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
