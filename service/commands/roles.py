@@ -44,7 +44,7 @@ def listen(settings: Settings) -> None:
     listener = Listener(settings, spool, ledger, live=live)
     listener.start()
     live.start()
-    gc.freeze()  # what is there now stays, and need not be looked through again and again
+    started()
     if not settings.peers:
         _log.warning("listener.open", hint="any AE title may send: set HILUM_CALLING_AE_TITLES")
     _log.info(
@@ -78,7 +78,9 @@ def serve_api(settings: Settings) -> None:
     live.start()
     # Nobody waits for it, but a restore must see that the ledger is in use.
     beating = start_beating(ledger, "api", live.about)
-    serve(create_app(settings, ledger, live=live), settings)
+    app = create_app(settings, ledger, live=live)
+    started()
+    serve(app, settings)
     beating.set()
     audit.stopped()
     ledger.close()
@@ -109,6 +111,7 @@ def schedule(settings: Settings) -> None:
     audit.started()
     sender = Sender(settings)
     threads = [threading.Thread(target=target.run) for target in (scheduler, sender)]
+    started()
     for thread in threads:
         thread.start()
     _until_terminated()
@@ -147,6 +150,7 @@ def supervise_workers(settings: Settings, queues: Sequence[str]) -> None:
         supervisor.add(Child(queue, command, environment, stop_seconds=30.0))
     watchdog = Watchdog(Ledger(settings.sqlalchemy_url), broker, families)
     threading.Thread(target=watchdog.run, args=(supervisor.replace,), name="watchdog", daemon=True).start()
+    started()
     supervisor.run()
 
 
@@ -154,6 +158,12 @@ def migrate_ledger(settings: Settings) -> str:
     """Bring the ledger to this version's revision and return it."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return migrate(settings.sqlalchemy_url)
+
+
+def started() -> None:
+    """Look for garbage from here on, though not through what is there by now, since it stays."""
+    gc.freeze()
+    gc.enable()
 
 
 def _open(settings: Settings, role: str) -> tuple[Ledger, Spool]:
