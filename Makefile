@@ -54,7 +54,7 @@ demo: $(VENV)/.installed-demo ## Run the gateway on a real chest film, or on FIL
 check: venv debian-packages ## Format, lint, types, import rules, unit tests: 80 seconds on two cores
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(PROCESSES) -q -m "not long" tests/unit $(PYTEST)
 
