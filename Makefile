@@ -11,8 +11,10 @@ FILES ?=
 PYTEST ?=
 
 BIN := $(VENV)/bin
-# Whoever has done its half takes from the other: each server that tests share is started once as a rule.
+# Whoever has done its share takes from the others: each server that tests share is started once as a rule.
 PROCESSES := -n 2 --dist worksteal
+# For tests that wait for servers for half of their time: one process more than cores.
+WAITING_PROCESSES := -n 3 --dist worksteal
 # Test processes side by side: one thread of torch each.
 check test test-long soak: export OMP_NUM_THREADS := 1
 # The many processes that tests start take what the first of them compiled.
@@ -54,18 +56,18 @@ demo: $(VENV)/.installed-demo ## Run the gateway on a real chest film, or on FIL
 check: venv debian-packages ## Format, lint, types, import rules, unit tests: 80 seconds on two cores
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(PROCESSES) -q -m "not long" tests/unit $(PYTEST)
 
 # The tests of the viewer have the machine to themselves: a browser that renders in software takes all of it.
 test: venv debian-packages ## Run all tests, on real servers, but the long ones
-	$(BIN)/pytest $(PROCESSES) -m "not long and not viewer" tests $(PYTEST)
+	$(BIN)/pytest $(WAITING_PROCESSES) -m "not long and not viewer" tests $(PYTEST)
 	-@$(MAKE) --no-print-directory ohif axe
 	$(BIN)/pytest -m "viewer and not long" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
 test-long: venv debian-packages ## Run the long tests
-	$(BIN)/pytest -n 2 --dist loadfile -m "long and not viewer" tests $(PYTEST) || [ $$? -eq 5 ]
+	$(BIN)/pytest $(WAITING_PROCESSES) -m "long and not viewer" tests $(PYTEST) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "long and viewer" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
 soak: venv debian-packages ## Push 1,000 studies while everything is killed at random: half an hour

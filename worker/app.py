@@ -120,6 +120,7 @@ def run_pool(settings: Settings, broker_url: str, queue: str) -> None:
     # What is there by now stays: no child's garbage collector walks it, and the pages stay shared.
     gc.collect()
     gc.freeze()
+    gc.enable()  # not before: service.commands.main
     app.worker_main(
         [
             "--quiet",

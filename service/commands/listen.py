@@ -1,6 +1,5 @@
 """`hilum listen`: the DIMSE listener, one process or several."""
 
-import gc
 import socket
 import sys
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from service.commands.roles import prepare, until_terminated
+from service.commands.roles import prepare, started, until_terminated
 from service.commands.supervise import Fork, Supervisor
 from service.core import checks, tally
 from service.core.audit import Audit
@@ -41,7 +40,7 @@ def listen(settings: Settings) -> None:
     else:
         sockets, slots = open_sockets(settings), Slots.of(settings)
         supervisor = Supervisor(together=True, leave=partial(_close, sockets))
-        gc.freeze()  # what is there now stays in the memory that the children share
+        started()
         for number in range(1, processes + 1):
             work = partial(_serve_associations, settings, spool, sockets, slots, number)
             supervisor.add(Fork(f"listener {number}", work=work, stop_seconds=30.0))
@@ -63,7 +62,7 @@ def _serve_associations(
     listener = Listener(settings, spool, ledger, live=live, sockets=sockets, slots=slots)
     listener.start()
     live.start()
-    gc.freeze()  # what is there now stays, and need not be looked through again and again
+    started()
     _log.info(
         "listener.started",
         host=settings.dimse_host,

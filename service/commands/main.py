@@ -1,5 +1,6 @@
 """`hilum`: the command line. Each command imports its role only when it is called."""
 
+import gc
 import os
 import sys
 from datetime import datetime
@@ -24,10 +25,14 @@ app = typer.Typer(
 )
 # The model room has its own command line, which also runs where only torch is installed.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+# What these import stays: to look through it for garbage again and again takes a fifth of their start. They
+# look once they have started (service.commands.roles.started).
+_ROLES = ("up", "listen", "api", "scheduler", "worker")
 
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     """Take the options that stand before a command."""
@@ -36,6 +41,8 @@ def options(
 
         typer.echo(f"hilum {version_of('hilum')}")
         raise typer.Exit
+    if context.invoked_subcommand in _ROLES:
+        gc.disable()
 
 
 @app.command()

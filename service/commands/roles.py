@@ -1,5 +1,6 @@
 """`hilum api | scheduler | worker | migrate`: one role each, wired from the settings."""
 
+import gc
 import signal
 import threading
 import uuid
@@ -43,7 +44,9 @@ def serve_api(settings: Settings) -> None:
     live.start()
     # Nobody waits for it, but a restore must see that the ledger is in use.
     beating = start_beating(ledger, "api", live.about)
-    serve(create_app(settings, ledger, live=live), settings)
+    app = create_app(settings, ledger, live=live)
+    started()
+    serve(app, settings)
     beating.set()
     audit.stopped()
     ledger.close()
@@ -74,6 +77,7 @@ def schedule(settings: Settings) -> None:
     audit.started()
     sender = Sender(settings)
     threads = [threading.Thread(target=target.run) for target in (scheduler, sender)]
+    started()
     for thread in threads:
         thread.start()
     until_terminated()
@@ -112,6 +116,7 @@ def supervise_workers(settings: Settings, queues: Sequence[str]) -> None:
         supervisor.add(Child(queue, command, environment, stop_seconds=30.0))
     watchdog = Watchdog(Ledger(settings.sqlalchemy_url), broker, families)
     threading.Thread(target=watchdog.run, args=(supervisor.replace,), name="watchdog", daemon=True).start()
+    started()
     supervisor.run()
 
 
@@ -119,6 +124,12 @@ def migrate_ledger(settings: Settings) -> str:
     """Bring the ledger to this version's revision and return it."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return migrate(settings.sqlalchemy_url)
+
+
+def started() -> None:
+    """Look for garbage from here on, though not through what is there by now, since it stays."""
+    gc.freeze()
+    gc.enable()
 
 
 def _open(settings: Settings, role: str) -> tuple[Ledger, Spool]:

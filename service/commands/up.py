@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.commands.lock import data_folder_locked
-from service.commands.roles import migrate_ledger
+from service.commands.roles import migrate_ledger, started
 from service.commands.supervise import Child, Supervisor, hilum_command
 from service.core import checks, logs
 from service.core.embedded import broker_url, redis_command, remove_socket
@@ -51,6 +51,7 @@ def _run(settings: Settings, supervisor: Supervisor) -> None:
         for role in _ROLES:
             supervisor.add(Child(role, hilum_command(role), environment, stop_seconds=40.0))
         _log.info("up", **_ports(settings), pid=os.getpid())
+        started()
         supervisor.run()
     finally:
         supervisor.stop()

@@ -16,6 +16,9 @@ from blake3 import blake3
 from service.core.failpoints import failpoint
 
 FOLDERS = ("spool", "films", "reports", "models")
+PARTS = tuple(f"{number:02x}" for number in range(256))
+"""The folders in each of them: a listing stays short with a million films."""
+
 _CHUNK = 1 << 20
 # As long as the ledger's column with its prefix: 240 bits.
 DIGEST_PREFIX, _DIGEST_BYTES = "b3-", 30
@@ -42,10 +45,9 @@ class Spool:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in FOLDERS:
             there = set(os.listdir(self.root / name))  # noqa: PTH208
-            # 256 folders keep a listing short with a million films.
-            for number in range(256):
-                if f"{number:02x}" not in there:
-                    (self.root / name / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+            for part in PARTS:
+                if part not in there:
+                    (self.root / name / part).mkdir(mode=0o700, exist_ok=True)
             sync_folder(self.root / name)
         sync_folder(self.root)
         with suppress(PermissionError):
@@ -115,8 +117,8 @@ class Spool:
 
 
 def _new_path(folder: str, suffix: str) -> str:
-    name = uuid.uuid4().hex
-    return f"{folder}/{name[:2]}/{name}{suffix}"
+    name = uuid.uuid4()
+    return f"{folder}/{PARTS[name.int % len(PARTS)]}/{name.hex}{suffix}"
 
 
 def sync_folder(folder: Path) -> None:

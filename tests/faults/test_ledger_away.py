@@ -77,7 +77,7 @@ def test_a_pool_child_that_starts_while_the_ledger_is_locked_works_and_is_heard_
         kill(children[0])
         eventually(
             lambda: victim.gateway.log().count("pool.started_without_ledger") > said,
-            40,
+            90,  # two waits of ten seconds, and a start
             "the new child goes on without the ledger",
         )
     film = small_film("started in the dark")

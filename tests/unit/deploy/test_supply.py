@@ -13,8 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 
 from model.weights import default_weights
@@ -124,6 +122,10 @@ def document() -> dict[str, Any]:
 
 
 def test_the_bill_of_materials_is_cyclonedx(document: dict[str, Any]) -> None:
+    # It compiles grammars when it is imported: a second of each process that collects tests.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document)) is None
 
 

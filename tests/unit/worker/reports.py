@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,11 @@ def activation(column: float = 0.3, row: float = 0.6) -> NDArray[np.float32]:
 
 def film(rows: int = 1024, columns: int = 839) -> NDArray[np.uint16]:
     """A film of soft shades, as displayed."""
+    return _drawn(rows, columns).copy()
+
+
+@cache
+def _drawn(rows: int, columns: int) -> NDArray[np.uint16]:
     y, x = np.mgrid[0:rows, 0:columns]
     shade = 30000 + 20000 * np.sin(x / 90) * np.cos(y / 120) + 4000 * np.sin(x / 7 + y / 5)
     return shade.astype(np.uint16)

@@ -37,15 +37,12 @@ def plainly(path: Path, pixels: Pixels, padding: tuple[int, int] | None = None) 
     table, _ = display_table(dataset, stored, (int(index[~padded].min()), int(index[~padded].max())))
     shown = np.where(padded, 0, table[index]).astype(np.float64)
     factor = -(-max(shown.shape) // LONG_SIDE)
-    return np.array(
-        [
-            [
-                shown[top : top + factor, left : left + factor].mean()
-                for left in range(0, shown.shape[1], factor)
-            ]
-            for top in range(0, shown.shape[0], factor)
-        ]
+    rows, columns = (np.arange(0, length, factor) for length in shown.shape)
+    sums, counts = (
+        np.add.reduceat(np.add.reduceat(each, rows, axis=0), columns, axis=1)
+        for each in (shown, np.ones_like(shown))
     )
+    return np.asarray(sums / counts)
 
 
 def voi_lut(bits: int) -> Sequence:
