@@ -31,7 +31,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[bool]]:
 
 
 def test_a_role_looks_for_no_garbage_until_it_has_started(seen: Callable[..., list[bool]]) -> None:
-    assert seen(roles, "listen", "listen") == [False]
+    assert seen(roles, "schedule", "scheduler") == [False]
     frozen = gc.get_freeze_count()
     roles.started()
     assert gc.isenabled()
