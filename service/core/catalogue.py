@@ -1,22 +1,27 @@
 """What studies are searched by, for those that came before the ledger had columns for it.
 
 A migration knows the ledger's URL and no data folder, and may not take an hour: it leaves the columns empty,
-and the scheduler reads one header of each such study afterwards, some hundred a second. What is received
-since has them from its first transaction on (`service.core.record`).
+and the scheduler reads one header of each such study afterwards, some hundred a second, and five a second
+while films are worked on. What is received since has them from its first transaction on
+(`service.core.record`).
 """
 
 import threading
+import time
 
 import structlog
 from sqlalchemy import exists, select, update
 
 from service.core.errors import Refused
 from service.core.header import STUDY_ATTRIBUTES, read_header
+from service.core.leases import TO_REPORT, at_work, count_ready
 from service.core.ledger import Ledger
 from service.core.spool import Spool
 from service.core.tables import Instance, Subject
 
 _BATCH = 50
+# For so long films that are worked on hold the next ones back: somebody waits for those.
+_PAUSE_SECONDS, _LOOK_SECONDS = 10.0, 0.5
 _log = structlog.get_logger()
 
 
@@ -60,9 +65,21 @@ def complete(ledger: Ledger, spool: Spool, stopped: threading.Event) -> int:
                 still = (Subject.id == subject_id, Subject.study_date.is_(None))
                 session.execute(update(Subject).where(*still).values(**values))
         done += len(rows)
+        _let_films_pass(ledger, stopped)
     if done:
         _log.info("catalogue.completed", studies=done)
     return done
+
+
+def _let_films_pass(ledger: Ledger, stopped: threading.Event) -> None:
+    end = time.monotonic() + _PAUSE_SECONDS
+    while time.monotonic() < end and _films_are_worked_on(ledger) and not stopped.wait(_LOOK_SECONDS):
+        pass
+
+
+def _films_are_worked_on(ledger: Ledger) -> bool:
+    with ledger.read() as session:
+        return any(at_work(session, stage) or count_ready(session, stage) for stage in TO_REPORT)
 
 
 def _attributes(spool: Spool, path: str | None) -> dict[str, str]:

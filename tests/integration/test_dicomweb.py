@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,16 +36,17 @@ from sqlalchemy import update
 
 from service.api.dicomweb.attributes import MATCHED, REQUIRED, STUDY_OPTIONAL, Level
 from service.api.dicomweb.routes import dicomweb_routes
+from service.core import catalogue
 from service.core.catalogue import complete, is_complete
 from service.core.header import STUDY_ATTRIBUTES
 from service.core.ledger import now
 from service.core.receive import Arrival, Intake
-from service.core.states import Kind, StudyState
+from service.core.states import InstanceState, Kind, StudyState
 from service.core.tables import Instance, Study, Subject
 from tests import audit_trail, factories
 from tests.faults.web import Web, web
 from tests.pipeline import film, hurry, opened_at, reports, says, work
-from tests.servers import ROOT
+from tests.servers import ROOT, eventually
 from tests.tokens import SECRETS, bearer, entries
 
 ALL = ("sr", "heatmap", "text", "gsps", "pdf")
@@ -819,11 +821,10 @@ def test_an_expired_or_erased_study_is_gone(clinic: tuple[Any, Hospital], tmp_pa
 def test_what_an_older_version_received_is_searchable_once_it_was_looked_at(
     clinic: tuple[Any, Hospital], tmp_path: Path
 ) -> None:
-    import threading
-
     context, hospital = clinic
     dataset = film("old", StudyDate="20250102", StudyID="OLD")
     send(context, tmp_path, dataset)
+    change(context, Instance, state=InstanceState.NOT_ANALYSED)
     change(context, Subject, **dict.fromkeys(STUDY_ATTRIBUTES))
     answer = hospital.get("/studies", StudyDate="20250102")
     assert (answer.status_code, "before an upgrade" in answer.headers["Warning"]) == (204, True)
@@ -833,6 +834,33 @@ def test_what_an_older_version_received_is_searchable_once_it_was_looked_at(
     (found,) = hospital.client.search_for_studies(search_filters={"StudyDate": "20250102"})
     assert found["00200010"]["Value"] == ["OLD"]
     assert complete(context.ledger, context.spool, threading.Event()) == 0
+
+
+def test_films_that_are_waited_for_hold_back_what_makes_older_ones_searchable(
+    clinic: tuple[Any, Hospital], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, _ = clinic
+    monkeypatch.setattr(catalogue, "_BATCH", 1)
+    for name in ("one", "two"):
+        send(context, tmp_path, film(name, study=name))
+    change(context, Subject, **dict.fromkeys(STUDY_ATTRIBUTES))
+    stopped = threading.Event()
+    thread = threading.Thread(target=complete, args=(context.ledger, context.spool, stopped))
+
+    def missing() -> int:
+        with context.ledger.read() as session:
+            return session.query(Subject).where(Subject.study_date.is_(None)).count()
+
+    thread.start()
+    try:
+        eventually(lambda: missing() == 1)
+        thread.join(1)
+        assert missing() == 1
+        change(context, Instance, state=InstanceState.NOT_ANALYSED)
+        eventually(lambda: not missing(), 5)
+    finally:
+        stopped.set()
+        thread.join(10)
 
 
 def test_a_file_that_is_lost_is_said_to_be(clinic: tuple[Any, Hospital], tmp_path: Path) -> None:
