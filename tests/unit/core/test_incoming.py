@@ -7,6 +7,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
+from service.core import incoming
 from service.core.errors import OutOfResources
 from service.core.header import Head, read_header
 from service.core.incoming import IncomingFile, IncomingPart10, remove_leftovers
@@ -32,6 +33,40 @@ def test_a_byte_too_many_removes_the_file_and_the_rest_is_dropped(tmp_path: Path
     assert not list(tmp_path.iterdir())
     assert file.write(bytes(10)) == 10
     file.close()
+
+
+def blocks(path: Path) -> int:
+    """Return how many blocks a file has that its bytes do not need."""
+    found = path.stat()
+    return found.st_blocks * 512 // found.st_blksize - -(-found.st_size // found.st_blksize)
+
+
+@pytest.mark.parametrize("size", [500_000, 1_000_000, 3_000_000, 9_000_001])
+@pytest.mark.parametrize("ends", ["flush", "close"])
+def test_room_is_taken_for_more_than_came_and_given_back(tmp_path: Path, size: int, ends: str) -> None:
+    file = IncomingFile(tmp_path, 10**9)
+    content = os.urandom(size)
+    for at in range(0, size, 100_000):
+        file.write(content[at : at + 100_000])
+    assert (blocks(file.path) > 50) == (size > 1 << 20)
+    getattr(file, ends)()
+    assert blocks(file.path) <= 2  # of the file system's own
+    if ends == "flush":
+        file.write(b"more")
+    file.close()
+    assert file.path.read_bytes() == content + (b"more" if ends == "flush" else b"")
+    assert file.fault is None
+
+
+def test_where_no_room_can_be_taken_beforehand_it_is_when_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "_fallocate", lambda *_: -1)
+    file = IncomingFile(tmp_path, 10**9)
+    for _ in range(30):
+        file.write(bytes(100_000))
+    file.close()
+    assert file.path.read_bytes() == bytes(3_000_000)
 
 
 @pytest.mark.parametrize("size", [1, 5_000_000])
