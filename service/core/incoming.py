@@ -20,7 +20,7 @@ from service.core.spool import DataSetDigest, Spool
 # A film's header has a few thousand.
 _HEAD_BYTES = 64 * 1024
 # The kernel begins to write so much while the rest still comes, so that less is left for fsync to wait for.
-_EARLY_BYTES = 2 << 20
+_EARLY_BYTES = 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 # Longer objects get their blocks so many bytes at a time: one by one they cost a third of the processor time
 # of writing and syncing, and fsync waits for them.
@@ -106,24 +106,24 @@ class IncomingFile:
                     while rest:
                         rest = rest[os.write(self._descriptor, rest) :]
                     self._written += len(content)
-                    if self._written - self._on_its_way >= _EARLY_BYTES:
-                        _write_out(self._descriptor, self._on_its_way, self._written - self._on_its_way)
-                        self._on_its_way = self._written
+                    self._write_out(_EARLY_BYTES)
                     failpoint("incoming.written")
                 except OSError as error:
                     self._fail(error)
         return len(content)
 
     def flush(self) -> None:
-        """Give back the room that was taken for more than came; no byte is held back."""
-        if self._allocated > self._written and not self.closed:
-            with suppress(OSError):  # fsync says so too
-                os.ftruncate(self._descriptor, self._written)
-            self._allocated = self._written
+        """Give back the room that was taken for more than came; no byte is held back.
+
+        What is left goes on its way to the disk while the header is looked at.
+        """
+        if not self.closed:
+            self._write_out(1)
+        self._give_back()
 
     def close(self) -> None:
         """Close; a second time is fine."""
-        self.flush()
+        self._give_back()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -138,6 +138,20 @@ class IncomingFile:
         self.close()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+    def _give_back(self) -> None:
+        if self._allocated > self._written and not self.closed:
+            with suppress(OSError):  # fsync says so too
+                os.ftruncate(self._descriptor, self._written)
+            self._allocated = self._written
+
+    def _write_out(self, least: int) -> None:
+        """Let the kernel begin to write what it has not yet, if that is so much; promises nothing."""
+        size = self._written - self._on_its_way
+        if _sync_file_range is not None and size >= least:
+            begin, flags = ctypes.c_int64(self._on_its_way), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+            _sync_file_range(self._descriptor, begin, ctypes.c_int64(size), flags)
+            self._on_its_way = self._written
 
     def _allocate(self, size: int) -> None:
         """Take room for `size` bytes more and for some to come; where that cannot be, writing does it."""
@@ -195,14 +209,6 @@ def full(spool: Spool, settings: Settings) -> OutOfResources | None:
     except OSError as error:
         return OutOfResources(f"the data folder cannot be reached ({error.strerror})")
     return None
-
-
-def _write_out(descriptor: int, begin: int, size: int) -> None:
-    """Let the kernel begin to write these bytes to disk; promises nothing."""
-    if _sync_file_range is not None:
-        _sync_file_range(
-            descriptor, ctypes.c_int64(begin), ctypes.c_int64(size), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
-        )
 
 
 def _new_path(folder: Path) -> Path:
