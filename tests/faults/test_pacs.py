@@ -466,6 +466,27 @@ def test_orthanc_that_refuses_commitment_is_asked_by_query(sites: Callable[..., 
     assert "found by query" in _details(context, "confirmed")
 
 
+def test_orthanc_that_aborts_when_a_commitment_is_asked_for_is_not_taken_for_away(
+    sites: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away: list[str] = []
+    monkeypatch.setattr(circuits, "failed", lambda *given: away.append(str(given)))
+    with Orthanc(DicomAlwaysAllowFind=True) as orthanc:
+        context = sites(orthanc.destination)
+        reported(context, count=2)
+        deliver.run(context)
+        # One was asked for and is looked for now, the other is delivered just before.
+        with context.ledger.write() as session:
+            newest = select(Confirmation.id).order_by(Confirmation.id.desc()).limit(1).scalar_subquery()
+            session.execute(
+                update(Confirmation).where(Confirmation.id == newest).values(transaction_uid=None)
+            )
+        later(context, minutes=1)
+        deliver.run(context)
+    assert [row.state for row in confirmations(context)] == ["done", "waiting"]
+    assert away == []
+
+
 def test_orthanc_that_knows_us_not_gets_the_report_all_the_same(
     sites: Callable[..., Context], orthanc: Orthanc
 ) -> None:

@@ -102,8 +102,6 @@ def _ask_each(context: Context, destination: Destination, leases: list[Lease]) -
     with DimsePeer(destination, context.settings.ae_title, on_commitment=take) as peer:
         commits = peer.commits and destination.confirm in ("commitment", None)
         first = [lease for lease in leases if commits and not _asked(context, lease)]
-        if first:
-            _request_commitment(context, destination, first, peer)
         for lease in leases:
             if lease in first:
                 continue
@@ -113,6 +111,9 @@ def _ask_each(context: Context, destination: Destination, leases: list[Lease]) -
                 _not_proven(context, destination, lease, _UNANSWERED)
             else:
                 _cannot_say(context, destination, lease)
+        # Last: Orthanc accepts the context from everybody, and aborts when somebody unknown asks.
+        if first:
+            _request_commitment(context, destination, first, peer)
 
 
 def _asked(context: Context, lease: Lease) -> bool:
