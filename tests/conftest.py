@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("HILUM_")]:
         del os.environ[name]
+    # Plain tracebacks, as the roles write them: rich ones, with all locals, were a fifth of some tests' time.
+    with suppress(ImportError):
+        import structlog
+
+        *others, _ = structlog.get_config()["processors"]
+        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[*others, plain])
 
 
 def pytest_collectstart() -> None:
