@@ -70,6 +70,16 @@ def _few_folders_in_the_data_folder() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _destinations_of_the_test_alone() -> Iterator[None]:
+    """Forget which destinations another test had that left queries unanswered."""
+    with pytest.MonkeyPatch.context() as patch:
+        scu = sys.modules.get("worker.scu")
+        if scu is not None:
+            patch.setattr(scu, "_unanswered", {})
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Count a skipped test as failed in CI: what is skipped there is tested nowhere."""
