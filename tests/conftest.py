@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("HILUM_")]:
         del os.environ[name]
+    # Plain tracebacks, as the roles write them: rich ones, with all locals, were a fifth of some tests' time.
+    with suppress(ImportError):
+        import structlog
+
+        *others, _ = structlog.get_config()["processors"]
+        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[*others, plain])
 
 
 def pytest_collectstart() -> None:
@@ -60,6 +67,16 @@ def _few_folders_in_the_data_folder() -> Iterator[None]:
         spool = sys.modules.get("service.core.spool")
         if spool is not None:
             patch.setattr(spool, "PARTS", ("00", "1f", "37", "5a", "80", "a5", "c2", "ff"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _destinations_of_the_test_alone() -> Iterator[None]:
+    """Forget which destinations another test had that left queries unanswered."""
+    with pytest.MonkeyPatch.context() as patch:
+        scu = sys.modules.get("worker.scu")
+        if scu is not None:
+            patch.setattr(scu, "_unanswered", {})
         yield
 
 

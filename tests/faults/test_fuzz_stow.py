@@ -66,14 +66,23 @@ def fuzz(tmp_path: Path) -> Iterator[tuple[ApiProcess, Fuzz]]:
 
 
 @pytest.mark.parametrize(
-    "inputs", [300, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
+    "inputs",
+    [
+        range(300),
+        # 10,000 in four parts, for processes side by side.
+        *(
+            pytest.param(range(first, first + 2500), marks=[pytest.mark.long, pytest.mark.timeout(900)])
+            for first in range(0, 10_000, 2500)
+        ),
+    ],
+    ids=lambda inputs: f"{inputs.start}-{inputs.stop - 1}",
 )
-def test_every_mutated_upload_ends_and_the_api_goes_on(fuzz: tuple[ApiProcess, Fuzz], inputs: int) -> None:
+def test_every_mutated_upload_ends_and_the_api_goes_on(fuzz: tuple[ApiProcess, Fuzz], inputs: range) -> None:
     gateway, sender = fuzz
     outside = {path.name for path in gateway.folder.iterdir()}
-    for number in range(inputs):
+    for number in inputs:
         sender.send(number)
-    print(f"{inputs} inputs: {dict(sender.ends)}")
+    print(f"{len(inputs)} inputs: {dict(sender.ends)}")
     assert not sender.slow
     assert gateway.itself.is_running()
     assert gateway.post(body(sender.files[0])).status_code == 200
