@@ -125,10 +125,10 @@ class Connection(AssociationSocket):
         self._buffer = memoryview(b"")
         self._begin = self._filled = 0
 
-    def fragments(self, context_id: int, take: Callable[[memoryview], object]) -> Came:
+    def fragments(self, context_id: int, take: Callable[[memoryview], object], seconds: float) -> Came:
         """Give the data set of this presentation context to `take` as its fragments come.
 
-        Returns after the last one, when something else comes, and when nothing comes just now.
+        Returns after the last one, when something else comes, and when nothing comes for so many seconds.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Connection(AssociationSocket):
         """
         self._take = take
         try:
-            while self._fragment or (other := self._next_fragment(context_id)) is None:
+            while self._fragment or (other := self._next_fragment(context_id, seconds)) is None:
                 if self._begin == self._filled:
                     self._more()
                 self._gather(min(self._filled - self._begin, self._fragment))
@@ -170,14 +170,16 @@ class Connection(AssociationSocket):
             self._take(self._buffer[self._whole : self._end_of_whole])
         self._whole = self._end_of_whole = 0
 
-    def _next_fragment(self, context_id: int) -> Came | None:
+    def _next_fragment(self, context_id: int, seconds: float) -> Came | None:
         """Read the header of the next fragment, and before it that of its PDU where one begins.
 
         Returns what comes instead.
         """
         if not self._pdu:
             if not self.wait(0):
-                return Came.NOTHING
+                self._hand_on()
+                if not self.wait(seconds):
+                    return Came.NOTHING
             if self._ahead:
                 return Came.OTHER
             self._end = time.monotonic() + self._bounds.pdu

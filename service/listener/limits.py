@@ -105,7 +105,8 @@ class Slots:
             yield full
         finally:
             if full is None:
-                self._set(place, 0)
+                with self._locked():
+                    self._set(place, 0)
 
     def _full(self, address: bytes, calling_ae_title: bytes) -> str | None:
         held = [(by.rstrip(b"\0"), title.rstrip(b"\0")) for holder, by, title in self._slots() if holder]

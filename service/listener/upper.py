@@ -207,7 +207,7 @@ class Upper(DULServiceProvider):
             super()._read_pdu_data()
             return
         try:
-            came = connection.fragments(context_id, file.write)
+            came = connection.fragments(context_id, file.write, _LOOK_SECONDS)
         except OSError:
             self.event_queue.put("Evt17")
             return
