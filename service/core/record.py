@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, insert, or_, select, tuple_
+from sqlalchemy import Connection, Insert, Table, bindparam, insert, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -93,6 +93,7 @@ class Entry:
     origin: Origin = Origin()
 
 
+_IS_KNOWN = select(Study.id).where(Study.study_instance_uid == bindparam("study"))
 _STUDY = select(Study).where(Study.study_instance_uid == bindparam("study")).with_for_update()
 _KNOWN = select(Instance).where(
     Instance.sop_instance_uid == bindparam("instance"), Instance.digest == bindparam("digest")
@@ -127,7 +128,10 @@ _RARE = select(
     .scalar_subquery(),
 )
 
-
+# Made once: what is made anew for each object costs more than what it does.
+_INSERTS: dict[type[Base], Insert] = {
+    table: insert(cast(Table, table.__table__)) for table in (Study, Subject, Instance)
+}
 # No archive takes longer from our C-MOVE to its last object: what was asked for before is forgotten.
 _LONGEST_MOVE = timedelta(hours=1)
 
@@ -178,11 +182,14 @@ class Recorder:
     def _record(self, session: Session, entry: Entry) -> Outcome:
         header, moment = entry.header, now()
         names: dict[str, Any] = {"study": header.study_instance_uid, "instance": header.sop_instance_uid}
-        study = session.scalars(_STUDY, names).one_or_none()
+        connection = session.connection()
+        # Most films begin a study: that there is none is asked without an object of the session.
+        is_known = connection.execute(_IS_KNOWN, names).first() is not None
+        study = session.scalars(_STUDY, names).one_or_none() if is_known else None
         # After the study's row is locked: who erases it holds that.
         names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
         names |= {"moved_since": moment - _LONGEST_MOVE}
-        erased, known, rejected, older, asked = session.connection().execute(_RARE, names).one()
+        erased, known, rejected, older, asked = connection.execute(_RARE, names).one()
         if erased is not None and ignored_as_erased(
             session, header.study_instance_uid, header.sop_instance_uid
         ):
@@ -212,7 +219,7 @@ class Recorder:
             study.expired_at = None
         film = described(header)
         instance_id = _insert(
-            session,
+            connection,
             Instance,
             study_id=study_id,
             subject_id=subject_id,
@@ -300,7 +307,7 @@ class Recorder:
         )
         self._set_due(study, verdict, moment)
         given = ("study_instance_uid", "state", "received_at", "first_eligible_at", "due_at", "backfill_id")
-        return _insert(session, Study, **{name: getattr(study, name) for name in given})
+        return _insert(session.connection(), Study, **{name: getattr(study, name) for name in given})
 
     def _known(
         self, session: Session, study: Study, known: Instance, entry: Entry, *, goes_live: bool
@@ -353,9 +360,9 @@ class Recorder:
             study.due_at = moment + self._quiet
 
 
-def _insert(session: Session, table: type[Base], **values: Any) -> int:
+def _insert(connection: Connection, table: type[Base], **values: Any) -> int:
     """Insert a row and return its id."""
-    done = session.connection().execute(insert(cast(Table, table.__table__)), values)
+    done = connection.execute(_INSERTS[table], values)
     return int(done.inserted_primary_key[0])  # type: ignore[index]
 
 
@@ -382,7 +389,7 @@ def _is_needed(study: Study, known: Instance, *, goes_live: bool) -> bool:
 
 def _new_subject(session: Session, study_id: int, header: Header) -> int:
     """Insert the patient of a study's first object."""
-    return _insert(session, Subject, study_id=study_id, **vars(header.subject))
+    return _insert(session.connection(), Subject, study_id=study_id, **vars(header.subject))
 
 
 def _subject_id(session: Session, study: Study, header: Header) -> int:

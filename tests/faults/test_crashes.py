@@ -198,6 +198,7 @@ def test_a_sender_that_does_not_come_again_has_its_film_adopted_at_the_next_star
     site.gateway.kill()
     site.gateway.restart()
     finished(site, film)
+    site.repair()  # what others were making when they were killed waits for its hour otherwise
     site.assert_whole(film, path)
 
 
