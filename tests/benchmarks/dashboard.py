@@ -69,6 +69,15 @@ def fill(url: str, studies: int = _STUDIES, unfinished: int = _UNFINISHED) -> No
                 if made:
                     connection.execute(insert(table), made)
     with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            for table in (Model, *rows):
+                # What comes later gets its ids behind these.
+                connection.execute(
+                    text(
+                        f"SELECT setval(pg_get_serial_sequence('{table.__tablename__}', 'id'), max(id)) "
+                        f"FROM {table.__tablename__}"
+                    )
+                )
         connection.execute(text("ANALYZE"))
     engine.dispose()
 

@@ -1,7 +1,10 @@
-"""Whether a film costs more when the ledger is full: `python -m tests.benchmarks.flat [STUDIES] [FILMS]`.
+"""Whether a film costs more when the ledger is full.
+
+    python -m tests.benchmarks.flat [STUDIES] [FILMS] [SQLite|PostgreSQL]
 
 `hilum bench` with 1,000 and with 1,000,000 finished studies in the ledger, SQLite and PostgreSQL: films a
-second, seconds of single films, and milliseconds of CPU a film, PostgreSQL's own too.
+second, seconds of single films, and milliseconds of CPU a film, PostgreSQL's own too. With a name that one
+alone.
 """
 
 import sys
@@ -59,6 +62,8 @@ def main() -> None:
     load = Load(singles=10, films=films, megabytes=0.5, associations=4)
     with _databases() as databases, Progress(disable=True) as progress:
         for (name, url, process), studies in zip(databases, (_FEW, many) * 2, strict=True):
+            if name not in (sys.argv[3:] or [name]):
+                continue
             migrate(url)
             fill(url, studies, unfinished=0)
             _let_expire(url)
