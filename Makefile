@@ -61,12 +61,12 @@ check: venv debian-packages ## Format, lint, types, import rules, unit tests: 55
 	$(BIN)/pytest $(PROCESSES) -q -m "not long" tests/unit $(PYTEST)
 
 # The tests of the viewer have the machine to themselves: a browser that renders in software takes all of it.
-test: venv debian-packages ## Run all tests, on real servers, but the long ones: 14 minutes
+test: venv debian-packages ## Run all tests, on real servers, but the long ones: 14 minutes on two cores
 	$(BIN)/pytest $(WAITING_PROCESSES) -m "not long and not viewer" tests $(PYTEST)
 	-@$(MAKE) --no-print-directory ohif axe
 	$(BIN)/pytest -m "viewer and not long" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
-test-long: venv debian-packages ## Run the long tests: a quarter of an hour
+test-long: venv debian-packages ## Run the long tests: 19 minutes on two cores
 	$(BIN)/pytest $(WAITING_PROCESSES) -m "long and not viewer" tests $(PYTEST) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "long and viewer" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 

@@ -376,8 +376,9 @@ def _look_up(page: Page, url: str, place: str) -> None:
     page.goto(url)
     if page.get_by_label("Find a study").count():
         page.get_by_label("Find a study").fill(place)
-        page.keyboard.press("Enter")
-        page.wait_for_load_state()
+        # The page before is loaded already: waiting for its state would be waiting for nothing.
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
 
 
 def _all_is_well(page: Page, site: Site) -> Any:
