@@ -66,7 +66,7 @@ test: venv debian-packages ## Run all tests, on real servers, but the long ones:
 	-@$(MAKE) --no-print-directory ohif axe
 	$(BIN)/pytest -m "viewer and not long" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
-test-long: venv debian-packages ## Run the long tests: 19 minutes on two cores
+test-long: venv debian-packages ## Run the long tests: 17 minutes on two cores
 	$(BIN)/pytest $(WAITING_PROCESSES) -m "long and not viewer" tests $(PYTEST) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "long and viewer" tests/viewers $(PYTEST) || [ $$? -eq 5 ]
 
