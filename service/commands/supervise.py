@@ -87,7 +87,7 @@ class Child:
         )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Fork(Child):
     """A child that is forked and does `work`; what was made before is there, and shares its memory.
 
@@ -95,7 +95,7 @@ class Fork(Child):
     """
 
     command: Sequence[str] = ()
-    work: Callable[[], object] = int
+    work: Callable[[], object]
 
     def start(self, inherited: Sequence[int]) -> Running:
         return _Forked(self.work)

@@ -38,8 +38,7 @@ from worker.tasks import confirm, deliver
 
 
 @pytest.fixture(autouse=True)
-def _nobody_is_mute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scu, "_unanswered", {})
+def _time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confirm, "LINGER_SECONDS", 5.0)
 
 

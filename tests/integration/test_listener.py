@@ -1,5 +1,6 @@
 """The listener at the level of DIMSE messages: what a sender gets back for what it sends."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -116,6 +117,22 @@ def test_the_listener_knows_who_called_last_and_who_was_sent_away(
     assert about["refusal"]["ae_title"] == "TEST"
     assert about["refusal"]["reason"].startswith("C000, ")
     assert about["refusal"]["address"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(("host", "reached"), [("::", ["127.0.0.1", "::1"]), ("127.0.0.1", ["127.0.0.1"])])
+def test_the_unspecified_address_of_ipv6_takes_callers_of_both_families(
+    settings: Settings, ledger: Ledger, host: str, reached: list[str]
+) -> None:
+    settings = settings.model_copy(update={"dimse_host": host})
+    running = Listener(settings, Spool(settings.data_dir), ledger)
+    running.start()
+    try:
+        for address in reached:
+            with socket.create_connection((address, settings.dimse_port or 0), 5) as caller:
+                caller.sendall(b"no DICOM at all")
+                assert caller.recv(10).startswith(b"\x07")
+    finally:
+        running.stop()
 
 
 def test_a_film_is_kept_byte_for_byte(
