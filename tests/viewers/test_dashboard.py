@@ -58,8 +58,15 @@ def context(running: Web) -> Iterator[Context]:
 def signed_in(page: Page, url: str, role: str, path: str = "/") -> None:
     page.goto(f"{url}/login?next={path}")
     page.get_by_label("API token").fill(SECRETS[role])
-    page.keyboard.press("Enter")
-    page.locator("main h1").wait_for()
+    # The page of the sign-in is loaded already: waiting for a heading would be waiting for its own.
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    assert "/login" not in page.url
+
+
+def signed_out(page: Page) -> None:
+    with page.expect_navigation():
+        page.get_by_role("button", name="Sign out").click()
 
 
 def analysed(context: Context, seed: int = 0, **header: Any) -> str:
@@ -180,7 +187,7 @@ def test_whose_study_it_is_is_seen_by_those_roles_that_may(
     page.get_by_label("Find a study").fill("ACC7")
     page.keyboard.press("Enter")
     page.get_by_text("No study of that UID has come to Hilum.").wait_for()
-    page.get_by_role("button", name="Sign out").click()
+    signed_out(page)
     signed_in(page, running.url, "clinician")
     page.get_by_label("Find a study").fill("ACC7")
     page.keyboard.press("Enter")

@@ -10,7 +10,7 @@ from service.core.feedback_link import links_of
 from service.core.tables import Feedback, Revision, Study
 from tests.faults.web import Web
 from tests.servers import eventually
-from tests.viewers.test_dashboard import analysed, change, context, running, seen, signed_in
+from tests.viewers.test_dashboard import analysed, change, context, running, seen, signed_in, signed_out
 from worker.context import Context
 
 pytestmark = pytest.mark.viewer
@@ -133,6 +133,20 @@ def test_what_is_refused_is_said_and_what_was_typed_is_kept(
     assert _stored(running) == []
 
 
+def test_an_answer_that_breaks_off_is_not_taken_for_nothing_stored(
+    running: Web, context: Context, page: Page
+) -> None:
+    signed_in(page, running.url, "clinician", f"/studies/{analysed(context)}")
+    page.evaluate(
+        """() => { window.fetch = async () => new Response(
+             new ReadableStream({ pull(body) { body.error(new TypeError("network error")); } })); }"""
+    )
+    page.get_by_role("button", name="Agree", exact=True).click()
+    page.get_by_text("Load this page again to see whether it was stored.").wait_for()
+    page.get_by_text("Hilum does not answer: this page shows how things were.").wait_for()
+    assert page.heard == []  # type: ignore[attr-defined]
+
+
 def test_a_negative_that_was_drawn_is_marked_until_somebody_reviews_it(
     running: Web, context: Context, page: Page, screenshots: Path
 ) -> None:
@@ -190,7 +204,7 @@ def test_a_name_is_remembered_for_its_reader_and_not_for_the_next_one(
     page.get_by_text("Stored: unsure.").wait_for()
     page.reload()
     eventually(lambda: page.get_by_label("Your name").input_value() == "Dr. Weber", 5)
-    page.get_by_role("button", name="Sign out").click()
+    signed_out(page)
     signed_in(page, running.url, "clinician", f"/studies/{uid}")
     page.get_by_text("Dr. Weber (signed in as").wait_for()
     page.wait_for_timeout(500)  # what the script would put there

@@ -58,7 +58,8 @@ def signed_in(ohif: Ohif) -> Page:
     page.goto(f"{ohif.url}/")
     if "/login" in page.url:
         page.fill("#token", SECRETS["clinician"])
-        page.click("main button")
+        with page.expect_navigation():
+            page.click("main button")
     return page
 
 

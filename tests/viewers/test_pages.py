@@ -14,7 +14,7 @@ from service.core.states import DeliveryState, StudyState
 from service.core.tables import Event, Outbox, Report, Study
 from tests import factories
 from tests.faults.web import Web, web
-from tests.servers import executable
+from tests.servers import eventually, executable
 from tests.tokens import SECRETS, entries
 
 pytestmark = pytest.mark.viewer
@@ -87,6 +87,7 @@ def test_a_person_signs_in_sees_the_studies_and_gives_one_another_try(
     page.get_by_role("button", name="Sign in").click()
     assert page.get_by_role("alert").inner_text().startswith("No such token")
     # Chromium tells of every answer that is an error.
+    eventually(lambda: page.heard, 5)  # type: ignore[attr-defined]
     (refused,) = page.heard  # type: ignore[attr-defined]
     assert "401" in refused
     page.heard.clear()  # type: ignore[attr-defined]
@@ -97,7 +98,8 @@ def test_a_person_signs_in_sees_the_studies_and_gives_one_another_try(
     assert page.get_by_text("Research use only, not for diagnosis").is_visible()
     assert page.locator("tbody tr").count() == 3
     page.screenshot(path=screenshots / "studies.png")
-    page.locator("tbody tr", has_text="refuses").get_by_role("link").click()
+    with page.expect_navigation():
+        page.locator("tbody tr", has_text="refuses").get_by_role("link").click()
     assert _SCRIPT in page.locator("main").inner_text()
     assert page.title().startswith("Study ")
     page.screenshot(path=screenshots / "study.png", full_page=True)

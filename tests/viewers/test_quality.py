@@ -10,7 +10,7 @@ from service.api.page.figures import shown
 from service.core.quality import By
 from tests.faults.web import Web
 from tests.integration.test_quality import END, MONDAY, Filled, agree, disagree, filled
-from tests.viewers.test_dashboard import analysed, context, running, seen, signed_in
+from tests.viewers.test_dashboard import analysed, context, running, seen, signed_in, signed_out
 from worker.context import Context
 
 pytestmark = pytest.mark.viewer
@@ -24,7 +24,7 @@ def test_quality_is_seen_by_a_viewer_and_names_no_patient(
     signed_in(page, running.url, "clinician", f"/studies/{uid}")
     page.get_by_role("button", name="Agree", exact=True).click()
     page.locator("#feedback-history tbody tr").wait_for()
-    page.get_by_role("button", name="Sign out").click()
+    signed_out(page)
     signed_in(page, running.url, "viewer", "/quality")
     assert "1 with a result" in page.locator("main").inner_text()
     assert page.locator("#groups tbody tr").count() == 1

@@ -27,7 +27,12 @@ async function send(form, button) {
     return complain("Hilum does not answer: nothing was stored. Try again.");
   }
   if (answer.redirected) return location.reload();  // to sign in again
-  const text = await answer.text();
+  let text;
+  try {
+    text = await answer.text();
+  } catch {
+    return complain("The answer of Hilum broke off. Load this page again to see whether it was stored.");
+  }
   if (!answer.ok) {
     const problem = new DOMParser().parseFromString(text, "text/html").querySelector("main p");
     return complain(problem?.textContent ?? "Nothing was stored.");

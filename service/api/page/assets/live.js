@@ -13,9 +13,10 @@ for (const part of document.querySelectorAll("[data-refresh]")) parts.set(part.i
 
 // What a reader works on is left alone, and so is what has not changed.
 async function refresh() {
-  let answer;
+  let answer, text;
   try {
     answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    text = await answer.text();  // breaks off when the reader leaves the page, or Hilum ends
   } catch {
     say("Hilum does not answer: this page shows how things were.");
     return;
@@ -23,7 +24,7 @@ async function refresh() {
   if (answer.redirected && new URL(answer.url).pathname === "/login") return location.reload();
   if (!answer.ok) return say("Hilum cannot say how things are: this page shows how they were.");
   say("");
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = new DOMParser().parseFromString(text, "text/html");
   for (const [id, before] of parts) {
     const part = document.getElementById(id);
     const now = fresh.getElementById(id)?.innerHTML ?? "";
