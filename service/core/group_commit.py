@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
-from sqlalchemy.orm import Session
 
-from service.core.ledger import Ledger
+from service.core.ledger import Ledger, Writing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +35,7 @@ class GroupCommit(Generic[Item, Result]):
     Parameters
     ----------
     write
-        Writes an item within a session.
+        Writes an item within a transaction.
     alone
         Writes an item in a transaction of its own, where it stood in the way of others or they in its.
     order
@@ -46,7 +45,7 @@ class GroupCommit(Generic[Item, Result]):
     def __init__(
         self,
         ledger: Ledger,
-        write: Callable[[Session, Item], Result],
+        write: Callable[[Writing, Item], Result],
         alone: Callable[[Item], Result],
         order: Callable[[Item], str],
     ) -> None:
@@ -88,11 +87,10 @@ class GroupCommit(Generic[Item, Result]):
         ordered = sorted(turns, key=lambda turn: self._order(turn.item))
         results = []
         try:
-            with self._ledger.write() as session:
+            with self._ledger.write_plainly() as writing:
                 for turn in ordered:
-                    results.append(self._write(session, turn.item))
-                    session.flush()
-                    session.expire_all()
+                    results.append(self._write(writing, turn.item))
+                    writing.forget()
         except AWAY as away:
             return away
         except Exception:  # of one of them: it shall not be the others'

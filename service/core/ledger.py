@@ -10,10 +10,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 from alembic import command
@@ -22,7 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import TimeoutError
@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session
 from service.core import postgresql
 from service.core.errors import ConfigurationError
 from service.core.line import Line
+from service.core.prepared import Prepared
 from service.core.results import Finding
 from service.core.states import NoticeKind
 from service.core.tables import Event, Installation, Model, Occurrence, Study
@@ -80,14 +81,19 @@ class Ledger:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Give a session whose changes are committed at the end, or not at all when an exception leaves."""
-        with (
-            self._in_turn(),
-            Session(self._engine, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            session.connection(execution_options={"hilum_writes": True})
-            yield session
-        for call in session.info.get(_AFTERWARDS, ()):
+        with self.write_plainly() as writing:
+            yield writing.session
+
+    @contextmanager
+    def write_plainly(self) -> Iterator["Writing"]:
+        """Do what `write` does, for whoever may need no session."""
+        with self._in_turn(), self._engine.connect() as connection, ExitStack() as sessions:
+            connection.execution_options(hilum_writes=True)
+            writing = Writing(connection, sessions)
+            with connection.begin():
+                yield writing
+                writing.flush()
+        for call in writing.afterwards:
             call()
 
     @contextmanager
@@ -131,6 +137,38 @@ class Ledger:
         """Close every connection."""
         self._engine.dispose()
         self._line.close()
+
+
+class Writing:
+    """A transaction that is under way."""
+
+    def __init__(self, connection: Connection, sessions: ExitStack) -> None:
+        self.connection = connection
+        self._sessions = sessions
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The session over it, made when it is first asked for: most films need none."""
+        if self._session is None:
+            self._session = self._sessions.enter_context(Session(self.connection, expire_on_commit=False))
+        return self._session
+
+    def flush(self) -> None:
+        """Write what the session holds."""
+        if self._session is not None:
+            self._session.flush()
+
+    def forget(self) -> None:
+        """Write what the session holds, and let it ask anew for everything."""
+        if self._session is not None:
+            self._session.flush()
+            self._session.expire_all()
+
+    @property
+    def afterwards(self) -> Sequence[Callable[[], None]]:
+        """What is to be done when it is committed."""
+        return self._session.info.get(_AFTERWARDS, ()) if self._session is not None else ()
 
 
 def open_engine(url: str, *, bounded: bool = True) -> Engine:
@@ -192,17 +230,26 @@ def record_event(session: Session, study: Study | int, kind: str, detail: str = 
 
     Nobody is told of what a back-fill fetched, but of what becomes of its deliveries.
     """
-    study_id, moment = study if isinstance(study, int) else study.id, now()
-    # By its table: nobody asks the session for an event, and many are written.
-    session.connection().execute(
-        insert(cast(Table, Event.__table__)),
-        {"study_id": study_id, "at": moment, "kind": kind, "detail": detail},
-    )
+    study_id = study if isinstance(study, int) else study.id
+    moment = write_event(session.connection(), study_id, kind, detail)
     positive = kind == "reported" and isinstance(study, Study) and study.finding == Finding.PRESENT
     told = NoticeKind.POSITIVE if positive else _TOLD.get(kind)
     past = isinstance(study, Study) and study.backfill_id is not None
     if told is not None and not (past and told in _NOT_TOLD_OF_PAST):
         session.add(Occurrence(study_id=study_id, at=moment, kind=told, detail=detail))
+
+
+_INSERT_EVENT = Prepared.insert(Event, "study_id", "at", "kind", "detail")
+
+
+def write_event(connection: Connection, study_id: int, kind: str, detail: str) -> datetime:
+    """Do so with an event of which nobody is told; return its moment.
+
+    By a statement: nobody asks the session for an event, and many are written.
+    """
+    moment = now()
+    _INSERT_EVENT(connection, {"study_id": study_id, "at": moment, "kind": kind, "detail": detail})
+    return moment
 
 
 def register_model(session: Session, name: str, version: str, sha256: str, activation_method: str) -> int:

@@ -1,16 +1,16 @@
 """An object's entry in the ledger: what it becomes there, and what its coming changes in its study.
 
-What comes while a transaction is written shares the next one, and its wait for the disk. What is new is
-inserted by its table: an object of the session costs three times as much, and nothing here asks for it again.
+What comes while a transaction is written shares the next one, and its wait for the disk. What is usual, an
+object that begins a study, is written by prepared statements, without a session and without its objects.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, bindparam, insert, or_, select, tuple_
+from sqlalchemy import Connection, bindparam, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,8 +21,10 @@ from service.core.eligibility import Eligibility, Verdict, says_chest
 from service.core.errors import OutOfResources
 from service.core.group_commit import GroupCommit
 from service.core.header import STUDY_ATTRIBUTES, Header, described
-from service.core.ledger import Ledger, now, record_event
+from service.core.header import Subject as Named
+from service.core.ledger import Ledger, Writing, now, record_event, write_event
 from service.core.live import Live
+from service.core.prepared import Prepared
 from service.core.rejection import Note, apply_note, rejection_of
 from service.core.removal import pseudonym
 from service.core.retry import retry_instance
@@ -33,7 +35,6 @@ from service.core.spool import DIGEST_PREFIX, Spool, older_data_set_digest
 from service.core.states import REPORTABLE_INSTANCES, FetchState, InstanceState, StudyState
 from service.core.tables import (
     BackfillStudy,
-    Base,
     Instance,
     Rejection,
     Study,
@@ -93,7 +94,7 @@ class Entry:
     origin: Origin = Origin()
 
 
-_IS_KNOWN = select(Study.id).where(Study.study_instance_uid == bindparam("study"))
+_IS_KNOWN = Prepared(select(Study.id).where(Study.study_instance_uid == bindparam("study")))
 _STUDY = select(Study).where(Study.study_instance_uid == bindparam("study")).with_for_update()
 _KNOWN = select(Instance).where(
     Instance.sop_instance_uid == bindparam("instance"), Instance.digest == bindparam("digest")
@@ -110,28 +111,38 @@ _ERASED = select(Tombstone.id).where(
 )
 _DIGESTS = select(Instance.digest).where(Instance.sop_instance_uid == bindparam("instance"))
 # Whether there is anything of what is rare: each is then asked for by itself, and locked.
-_RARE = select(
-    _ERASED.limit(1).scalar_subquery(),
-    _KNOWN.with_only_columns(Instance.id).limit(1).scalar_subquery(),
-    select(Rejection.id)
-    .where(Rejection.study_id == bindparam("study_id"), Rejection.sop_instance_uid == bindparam("instance"))
-    .limit(1)
-    .scalar_subquery(),
-    _DIGESTS.where(Instance.digest.not_like(f"{DIGEST_PREFIX}%")).limit(1).scalar_subquery(),
-    select(BackfillStudy.backfill_id)
-    .where(
-        BackfillStudy.study_instance_uid == bindparam("study"),
-        BackfillStudy.state == FetchState.MOVING,
-        BackfillStudy.at > bindparam("moved_since", type_=UtcDateTime),
+_RARE = Prepared(
+    select(
+        _ERASED.limit(1).scalar_subquery(),
+        _KNOWN.with_only_columns(Instance.id).limit(1).scalar_subquery(),
+        select(Rejection.id)
+        .where(
+            Rejection.study_id == bindparam("study_id"), Rejection.sop_instance_uid == bindparam("instance")
+        )
+        .limit(1)
+        .scalar_subquery(),
+        _DIGESTS.where(Instance.digest.not_like(f"{DIGEST_PREFIX}%")).limit(1).scalar_subquery(),
+        select(BackfillStudy.backfill_id)
+        .where(
+            BackfillStudy.study_instance_uid == bindparam("study"),
+            BackfillStudy.state == FetchState.MOVING,
+            BackfillStudy.at > bindparam("moved_since", type_=UtcDateTime),
+        )
+        .limit(1)
+        .scalar_subquery(),
     )
-    .limit(1)
-    .scalar_subquery(),
 )
-
-# Made once: what is made anew for each object costs more than what it does.
-_INSERTS: dict[type[Base], Insert] = {
-    table: insert(cast(Table, table.__table__)) for table in (Study, Subject, Instance)
-}
+_NEW_STUDY = Prepared.insert(
+    Study, "study_instance_uid", "state", "received_at", "first_eligible_at", "due_at", "backfill_id"
+)
+_NEW_SUBJECT = Prepared.insert(Subject, "study_id", *(field.name for field in fields(Named)))
+_NEW_INSTANCE = Prepared.insert(
+    Instance,
+    *("study_id", "subject_id", "sop_instance_uid", "sop_class_uid", "series_instance_uid"),
+    *("transfer_syntax_uid", "digest", "state", "reason", "received_at", "ready_at", "size", "spool_path"),
+    *("calling_ae_title", "modality", "view_position", "presentation_intent_type", "acquired_at"),
+    *("patient_age_years", "patient_sex", "scanner", "says_chest", "decision"),
+)
 # No archive takes longer from our C-MOVE to its last object: what was asked for before is forgotten.
 _LONGEST_MOVE = timedelta(hours=1)
 
@@ -169,8 +180,8 @@ class Recorder:
     def _alone(self, entry: Entry) -> Outcome:
         for last_try in (False, False, False, True):
             try:
-                with self._ledger.write() as session:
-                    return self._record(session, entry)
+                with self._ledger.write_plainly() as writing:
+                    return self._record(writing, entry)
             except _CameBeforeError:
                 entry = replace(entry, digest=older_data_set_digest(entry.path))
             except IntegrityError:
@@ -179,106 +190,110 @@ class Recorder:
                     raise
         raise AssertionError("unreachable")
 
-    def _record(self, session: Session, entry: Entry) -> Outcome:
-        header, moment = entry.header, now()
+    def _record(self, writing: Writing, entry: Entry) -> Outcome:
+        header, moment, connection = entry.header, now(), writing.connection
         names: dict[str, Any] = {"study": header.study_instance_uid, "instance": header.sop_instance_uid}
-        connection = session.connection()
-        # Most films begin a study: that there is none is asked without an object of the session.
-        is_known = connection.execute(_IS_KNOWN, names).first() is not None
-        study = session.scalars(_STUDY, names).one_or_none() if is_known else None
+        is_known = _IS_KNOWN(connection, names).first() is not None
+        study = writing.session.scalars(_STUDY, names).one_or_none() if is_known else None
         # After the study's row is locked: who erases it holds that.
         names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
         names |= {"moved_since": moment - _LONGEST_MOVE}
-        erased, known, rejected, older, asked = connection.execute(_RARE, names).one()
+        erased, known, rejected, older, asked = tuple(_RARE(connection, names).one())
         if erased is not None and ignored_as_erased(
-            session, header.study_instance_uid, header.sop_instance_uid
+            writing.session, header.study_instance_uid, header.sop_instance_uid
         ):
             return Outcome.ERASED
-        backfill_id = self._backfill_of(session, study, entry, asked)
+        backfill_id = self._backfill_of(writing, study, entry, asked)
         if backfill_id is not None and study is not None and study.backfill_id != backfill_id:
             return Outcome.DUPLICATE  # somebody sends it, and is served as everybody
         if study is not None and study.removing and entry.kept is not None:
             raise OutOfResources("the files of its study are being removed just now")
         _check_digest(entry, older)
-        goes_live = self._goes_live(session, study, entry, backfill_id)
+        goes_live = self._goes_live(writing, study, entry, backfill_id)
         if known is not None and study is not None:
-            found = session.scalars(_KNOWN.with_for_update(), names).first()
+            found = writing.session.scalars(_KNOWN.with_for_update(), names).first()
             if found is not None:
-                return self._known(session, study, found, entry, goes_live=goes_live)
+                return self._known(writing.session, study, found, entry, goes_live=goes_live)
         state, verdict = _STATE[entry.verdict.eligibility], entry.verdict
         if rejected is not None and study is not None:
-            state, verdict = _as_rejected(session, study, entry, state)
+            state, verdict = _as_rejected(writing.session, study, entry, state)
         if study is None:
-            study_id = self._new_study(session, header, verdict, moment, backfill_id)
-            subject_id = _new_subject(session, study_id, header)
+            study_id = self._new_study(connection, header, verdict, moment, backfill_id)
+            subject_id = _new_subject(connection, study_id, header)
         else:
-            study_id, subject_id = study.id, _subject_id(session, study, header)
+            study_id, subject_id = study.id, _subject_id(writing.session, study, header)
             self._set_due(study, verdict, moment)
         kept = None if verdict.eligibility is Eligibility.IGNORED else entry.kept
         if study is not None and kept is not None:
             study.expired_at = None
         film = described(header)
-        instance_id = _insert(
-            connection,
-            Instance,
-            study_id=study_id,
-            subject_id=subject_id,
-            sop_instance_uid=header.sop_instance_uid,
-            sop_class_uid=header.sop_class_uid,
-            series_instance_uid=header.series_instance_uid,
-            transfer_syntax_uid=header.transfer_syntax_uid,
-            digest=entry.digest,
-            state=state,
-            reason=verdict.reason or None,
-            received_at=moment,
-            ready_at=moment,
-            size=entry.size,
-            spool_path=kept,
-            calling_ae_title=entry.calling_ae_title[:16],
-            modality=term(header.modality, MODALITIES),
-            view_position=film.view,
-            presentation_intent_type=term(header.presentation_intent_type, PRESENTATION_INTENTS),
-            acquired_at=header.acquired_at,
-            patient_age_years=film.age_years,
-            patient_sex=film.sex,
-            scanner=film.scanner,
-            says_chest=says_chest(header),
-            decision=entry.decision.kept(),
-        )
+        instance = {
+            "study_id": study_id,
+            "subject_id": subject_id,
+            "sop_instance_uid": header.sop_instance_uid,
+            "sop_class_uid": header.sop_class_uid,
+            "series_instance_uid": header.series_instance_uid,
+            "transfer_syntax_uid": header.transfer_syntax_uid,
+            "digest": entry.digest,
+            "state": state,
+            "reason": verdict.reason or None,
+            "received_at": moment,
+            "ready_at": moment,
+            "size": entry.size,
+            "spool_path": kept,
+            "calling_ae_title": entry.calling_ae_title[:16],
+            "modality": term(header.modality, MODALITIES),
+            "view_position": film.view,
+            "presentation_intent_type": term(header.presentation_intent_type, PRESENTATION_INTENTS),
+            "acquired_at": header.acquired_at,
+            "patient_age_years": film.age_years,
+            "patient_sex": film.sex,
+            "scanner": film.scanner,
+            "says_chest": says_chest(header),
+            "decision": entry.decision.kept(),
+        }
+        instance_id = int(_NEW_INSTANCE(connection, instance).scalar_one())
         if entry.note is not None:
+            session = writing.session
             arrival = session.get_one(Instance, instance_id)
             apply_note(session, session.get_one(Study, study_id), arrival, entry.note, moment, self._quiet)
         if study is not None and verdict.eligibility is Eligibility.NOT_ANALYSED:
-            settle_copies(session, study, header.sop_instance_uid)
+            settle_copies(writing.session, study, header.sop_instance_uid)
         if verdict.eligibility is not Eligibility.CANDIDATE and backfill_id is None:
-            tally.add(tally.FILMS, verdict.eligibility, tally.reason_class(verdict.reason), session=session)
-        self._tell(session, study_id, entry, state, backfill_id)
+            why = tally.reason_class(verdict.reason)
+            tally.add(tally.FILMS, verdict.eligibility, why, session=writing.session)
+        self._tell(connection, study_id, entry, state, backfill_id)
         return Outcome.IGNORED if verdict.eligibility is Eligibility.IGNORED else Outcome.STORED
 
     def _tell(
-        self, session: Session, study_id: int, entry: Entry, state: InstanceState, backfill_id: int | None
+        self,
+        connection: Connection,
+        study_id: int,
+        entry: Entry,
+        state: InstanceState,
+        backfill_id: int | None,
     ) -> None:
         """Write into the study's history what came, and what the rules said of it."""
         whence = entry.calling_ae_title or "a file of a listener that died"
         past = ", fetched by a back-fill" if backfill_id is not None else ""
         detail = f"{entry.header.sop_class_uid.name} from {whence}{past}"
-        record_event(session, study_id, "received", detail)
+        write_event(connection, study_id, "received", detail)
         if self._live.settings.rules and state != InstanceState.IGNORED:
-            record_event(session, study_id, "rule", str(entry.decision))
+            write_event(connection, study_id, "rule", str(entry.decision))
 
     def _goes_live(
-        self, session: Session, study: Study | None, entry: Entry, backfill_id: int | None
+        self, writing: Writing, study: Study | None, entry: Entry, backfill_id: int | None
     ) -> bool:
         """Let a study that a back-fill fetched be a live one when somebody sends a radiograph of it."""
         if study is None or study.backfill_id is None or backfill_id is not None:
             return False
         if entry.verdict.eligibility is Eligibility.IGNORED:
             return False
-        go_live(session, study, entry.calling_ae_title, self._quiet)
+        go_live(writing.session, study, entry.calling_ae_title, self._quiet)
         return True
 
     def _backfill_of(
-        self, session: Session, study: Study | None, entry: Entry, asked: int | None
+        self, writing: Writing, study: Study | None, entry: Entry, asked: int | None
     ) -> int | None:
         """Return the back-fill that an object comes for, None when it was sent here.
 
@@ -290,24 +305,30 @@ class Recorder:
             return (
                 study.backfill_id
                 if study is not None
-                else of_adopted(session, entry.header.study_instance_uid)
+                else of_adopted(writing.session, entry.header.study_instance_uid)
             )
         if origin.backfill_id is not None or asked is None:
             return origin.backfill_id
         return asked if origin.move_originator in ("", self._ae_title) else None
 
     def _new_study(
-        self, session: Session, header: Header, verdict: Verdict, moment: datetime, backfill_id: int | None
+        self,
+        connection: Connection,
+        header: Header,
+        verdict: Verdict,
+        moment: datetime,
+        backfill_id: int | None,
     ) -> int:
-        study = Study(
-            study_instance_uid=header.study_instance_uid,
-            state=StudyState.RECEIVING,
-            received_at=moment,
-            backfill_id=backfill_id,
-        )
-        self._set_due(study, verdict, moment)
-        given = ("study_instance_uid", "state", "received_at", "first_eligible_at", "due_at", "backfill_id")
-        return _insert(session.connection(), Study, **{name: getattr(study, name) for name in given})
+        is_candidate = verdict.eligibility is Eligibility.CANDIDATE
+        study = {
+            "study_instance_uid": header.study_instance_uid,
+            "state": StudyState.RECEIVING,
+            "received_at": moment,
+            "first_eligible_at": moment if is_candidate else None,
+            "due_at": moment + (min(self._quiet, self._longest) if is_candidate else self._quiet),
+            "backfill_id": backfill_id,
+        }
+        return int(_NEW_STUDY(connection, study).scalar_one())
 
     def _known(
         self, session: Session, study: Study, known: Instance, entry: Entry, *, goes_live: bool
@@ -360,12 +381,6 @@ class Recorder:
             study.due_at = moment + self._quiet
 
 
-def _insert(connection: Connection, table: type[Base], **values: Any) -> int:
-    """Insert a row and return its id."""
-    done = connection.execute(_INSERTS[table], values)
-    return int(done.inserted_primary_key[0])  # type: ignore[index]
-
-
 def _check_digest(entry: Entry, older: str | None) -> None:
     if older is not None and entry.digest.startswith(DIGEST_PREFIX):
         raise _CameBeforeError
@@ -387,9 +402,9 @@ def _is_needed(study: Study, known: Instance, *, goes_live: bool) -> bool:
     return known.state in REPORTABLE_INSTANCES and wanted
 
 
-def _new_subject(session: Session, study_id: int, header: Header) -> int:
-    """Insert the patient of a study's first object."""
-    return _insert(session.connection(), Subject, study_id=study_id, **vars(header.subject))
+def _new_subject(connection: Connection, study_id: int, header: Header) -> int:
+    """Insert a patient of a study."""
+    return int(_NEW_SUBJECT(connection, {"study_id": study_id, **vars(header.subject)}).scalar_one())
 
 
 def _subject_id(session: Session, study: Study, header: Header) -> int:
@@ -404,7 +419,7 @@ def _subject_id(session: Session, study: Study, header: Header) -> int:
         )
     ).one_or_none()
     if subject is None:
-        return _new_subject(session, study.id, header)
+        return _new_subject(session.connection(), study.id, header)
     subject.patient_id, subject.issuer_of_patient_id = names[0]
     if (subject.accession_number, subject.patient_name) != (given.accession_number, given.patient_name):
         # The newest word counts: of the archive that corrected the images, or of corrected images.
