@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session
 from service.core import postgresql
 from service.core.errors import ConfigurationError
 from service.core.line import Line
-from service.core.prepared import Prepared
+from service.core.prepared import Prepared, on_driver
 from service.core.results import Finding
 from service.core.states import NoticeKind
 from service.core.tables import Event, Installation, Model, Occurrence, Study
@@ -71,6 +71,7 @@ class Ledger:
         # SQLite keeps no line of those who wait for it: threads wait here for each other, then processes.
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else None
         self._line = Line(Path(f"{self._engine.url.database}.line"))
+        self._held: Connection | None = None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -87,14 +88,24 @@ class Ledger:
     @contextmanager
     def write_plainly(self) -> Iterator["Writing"]:
         """Do what `write` does, for whoever may need no session."""
-        with self._in_turn(), self._engine.connect() as connection, ExitStack() as sessions:
-            connection.execution_options(hilum_writes=True)
+        with self._in_turn(), self._writer() as connection, ExitStack() as sessions:
             writing = Writing(connection, sessions)
             with connection.begin():
                 yield writing
                 writing.flush()
         for call in writing.afterwards:
             call()
+
+    @contextmanager
+    def _writer(self) -> Iterator[Connection]:
+        """Give a connection for writing; on SQLite the same again and again: one thread has the turn."""
+        connection, self._held = self._held or self._engine.connect(), None
+        with ExitStack() as unless_kept:
+            unless_kept.enter_context(connection)
+            yield connection.execution_options(hilum_writes=True)
+            if self._turn is not None:
+                self._held = connection
+                unless_kept.pop_all()
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -135,6 +146,9 @@ class Ledger:
 
     def close(self) -> None:
         """Close every connection."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
         self._engine.dispose()
         self._line.close()
 
@@ -215,7 +229,7 @@ def open_engine(url: str, *, bounded: bool = True) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("hilum_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        on_driver(connection, "BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
@@ -248,7 +262,7 @@ def write_event(connection: Connection, study_id: int, kind: str, detail: str) -
     By a statement: nobody asks the session for an event, and many are written.
     """
     moment = now()
-    _INSERT_EVENT(connection, {"study_id": study_id, "at": moment, "kind": kind, "detail": detail})
+    _INSERT_EVENT.rows(connection, {"study_id": study_id, "at": moment, "kind": kind, "detail": detail})
     return moment
 
 

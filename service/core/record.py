@@ -193,12 +193,12 @@ class Recorder:
     def _record(self, writing: Writing, entry: Entry) -> Outcome:
         header, moment, connection = entry.header, now(), writing.connection
         names: dict[str, Any] = {"study": header.study_instance_uid, "instance": header.sop_instance_uid}
-        is_known = _IS_KNOWN(connection, names).first() is not None
+        is_known = _IS_KNOWN.scalar(connection, names) is not None
         study = writing.session.scalars(_STUDY, names).one_or_none() if is_known else None
         # After the study's row is locked: who erases it holds that.
         names |= {"digest": entry.digest, "study_id": study.id if study is not None else -1}
         names |= {"moved_since": moment - _LONGEST_MOVE}
-        erased, known, rejected, older, asked = tuple(_RARE(connection, names).one())
+        ((erased, known, rejected, older, asked),) = _RARE.rows(connection, names)
         if erased is not None and ignored_as_erased(
             writing.session, header.study_instance_uid, header.sop_instance_uid
         ):
@@ -252,7 +252,7 @@ class Recorder:
             "says_chest": says_chest(header),
             "decision": entry.decision.kept(),
         }
-        instance_id = int(_NEW_INSTANCE(connection, instance).scalar_one())
+        instance_id: int = _NEW_INSTANCE.scalar(connection, instance)
         if entry.note is not None:
             session = writing.session
             arrival = session.get_one(Instance, instance_id)
@@ -328,7 +328,8 @@ class Recorder:
             "due_at": moment + (min(self._quiet, self._longest) if is_candidate else self._quiet),
             "backfill_id": backfill_id,
         }
-        return int(_NEW_STUDY(connection, study).scalar_one())
+        study_id: int = _NEW_STUDY.scalar(connection, study)
+        return study_id
 
     def _known(
         self, session: Session, study: Study, known: Instance, entry: Entry, *, goes_live: bool
@@ -404,7 +405,8 @@ def _is_needed(study: Study, known: Instance, *, goes_live: bool) -> bool:
 
 def _new_subject(connection: Connection, study_id: int, header: Header) -> int:
     """Insert a patient of a study."""
-    return int(_NEW_SUBJECT(connection, {"study_id": study_id, **vars(header.subject)}).scalar_one())
+    subject_id: int = _NEW_SUBJECT.scalar(connection, {"study_id": study_id, **vars(header.subject)})
+    return subject_id
 
 
 def _subject_id(session: Session, study: Study, header: Header) -> int:

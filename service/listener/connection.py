@@ -7,6 +7,7 @@ Python, and queues up to come back. What it does not expect there (a command, an
 another type, a length that does not fit) it leaves as it came, for pynetdicom to read and to judge.
 """
 
+import os
 import select
 import socket
 import ssl
@@ -77,9 +78,10 @@ class Connection(AssociationSocket):
 
     def wait(self, seconds: float) -> bool:
         """Return whether there is something to read, waiting so long for it."""
+        return bool(self._ahead) or self._begin < self._filled or self._more_comes(seconds)
+
+    def _more_comes(self, seconds: float) -> bool:
         connection = self.socket
-        if self._ahead or self._begin < self._filled:
-            return True
         if connection is None or not self._is_connected:
             return False
         if isinstance(connection, ssl.SSLSocket) and connection.pending():
@@ -176,9 +178,9 @@ class Connection(AssociationSocket):
         Returns what comes instead.
         """
         if not self._pdu:
-            if not self.wait(0):
-                self._hand_on()
-                if not self.wait(seconds):
+            if not self._ahead and self._begin == self._filled:
+                self._end = time.monotonic() + self._bounds.pdu
+                if not self._fill() and not self.wait(seconds):
                     return Came.NOTHING
             if self._ahead:
                 return Came.OTHER
@@ -214,11 +216,12 @@ class Connection(AssociationSocket):
             self._more()
 
     def _more(self) -> None:
-        if not self._fill():
-            raise ConnectionAbortedError
+        """Read more, and wait for it until the PDU takes too long."""
+        while not self._fill():
+            self._more_comes(max(0.0, self._end - time.monotonic()))
 
     def _fill(self) -> bool:
-        """Read what there is behind what is held; False when the peer has closed."""
+        """Read what there is behind what is held; False when there is nothing yet."""
         self._hand_on()
         connection = self.socket
         if connection is None:
@@ -233,9 +236,24 @@ class Connection(AssociationSocket):
             self._begin, self._filled = 0, len(left)
         if time.monotonic() > self._end:
             raise TimeoutError
-        count = connection.recv_into(self._buffer[self._filled :])
-        self._filled += count
-        return count > 0
+        count = self._read(connection, self._buffer[self._filled :])
+        if count == 0:
+            raise ConnectionAbortedError
+        self._filled += count or 0
+        return count is not None
+
+    def _read(self, connection: socket.socket, into: memoryview) -> int | None:
+        """Return how many bytes came, 0 when the peer has closed, None when there are none yet.
+
+        A socket with a timeout asks the system before each read whether it may: with many associations every
+        such call waits in line for Python.
+        """
+        if isinstance(connection, ssl.SSLSocket):
+            return connection.recv_into(into) if self._more_comes(0) else None
+        try:
+            return os.readv(connection.fileno(), [into])
+        except BlockingIOError:
+            return None
 
     def _give_up(self, fault: OSError) -> None:
         _log.warning("association.aborted", peer=self.assoc.requestor.address, reason=type(fault).__name__)
