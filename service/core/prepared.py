@@ -95,7 +95,7 @@ def on_driver(connection: Connection, text: str, parameters: Any = ()) -> list[A
     Raises
     ------
     DBAPIError
-        SQLAlchemy's form of what the driver raised; a connection that is lost is not used again.
+        SQLAlchemy's form of what the driver raised.
     """
     # Both drivers execute on the connection itself, which PEP 249 does not know.
     driver: Any = connection.connection.driver_connection
@@ -104,15 +104,11 @@ def on_driver(connection: Connection, text: str, parameters: Any = ()) -> list[A
         cursor = driver.execute(text, parameters)
         return cursor.fetchall() if cursor.description else []
     except dialect.loaded_dbapi.Error as fault:
-        is_lost = dialect.is_disconnect(fault, driver, None)
-        if is_lost:
-            connection.invalidate(fault)
         raise DBAPIError.instance(
             text,
             None,
             fault,
             dialect.loaded_dbapi.Error,
             hide_parameters=True,
-            connection_invalidated=is_lost,
             dialect=dialect,
         ) from fault

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 from sqlalchemy import Table, bindparam, insert, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from service.core.ledger import Ledger, now, record_event
 from service.core.prepared import Prepared
@@ -92,12 +92,11 @@ def test_session_and_statements_are_of_one_transaction(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_connection_that_was_lost_is_not_used_again(ledger: Ledger) -> None:
-    with pytest.raises(DBAPIError) as raised, ledger.write_plainly() as writing:  # noqa: PT012
+    with pytest.raises(OperationalError), ledger.write_plainly() as writing:  # noqa: PT012
         own = writing.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with ledger.read() as session:
             session.execute(text(f"SELECT pg_terminate_backend({own})"))
         _NEW.scalar(writing.connection, _values())
-    assert raised.value.connection_invalidated
     with ledger.write_plainly() as writing:
         _NEW.scalar(writing.connection, _values())
     with ledger.read() as session:
