@@ -2,8 +2,9 @@
 
 Whether an IOD has an attribute is searched for in all of its modules each time, eight times an object: a
 tenth of a report's time. Which modality an image is of is looked up in a table that is made anew twice for
-each image of the library. The tables ship with highdicom and never change; to read those of the IODs takes
-most of a second and 100 MB, so a pool does it before it forks.
+each image of the library. A code becomes a data set anew each time it names an item: another tenth. The
+tables ship with highdicom and never change; to read those of the IODs takes most of a second and 100 MB, so
+a pool does it before it forks.
 """
 
 import sys
@@ -11,6 +12,7 @@ from functools import cache
 
 from highdicom import _standard_utils
 from highdicom.sr import CodedConcept, templates
+from pydicom.sr.coding import Code
 from pydicom.uid import ComputedRadiographyImageStorage
 
 _ASKED = (
@@ -35,9 +37,20 @@ def _remembered_hash(concept: CodedConcept) -> int:
     return found
 
 
+@cache
+def _concept_of(*code: str) -> CodedConcept:
+    return CodedConcept(*code)
+
+
+def _remembered_concept(code: Code | CodedConcept) -> CodedConcept:
+    """Do what `CodedConcept.from_code` does, once for each of the few codes that there are."""
+    return code if isinstance(code, CodedConcept) else _concept_of(*code)
+
+
 def remember() -> None:
     """Let every module of highdicom that asks hear the first answer again; a second call changes nothing."""
     CodedConcept.__hash__ = _remembered_hash  # type: ignore
+    CodedConcept.from_code = staticmethod(_remembered_concept)  # type: ignore
     for home, name, first in _ASKED:
         asked = getattr(home, name, None)
         if asked is None:  # another highdicom than the pinned one: it asks as it does

@@ -1,6 +1,7 @@
 """Measurement groups, TID 1501 (PS3.16): one for each analysed image, one for each contour of a positive."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from highdicom.sr import (
@@ -105,16 +106,12 @@ def _group(
         ),
         finding_type=codes.PNEUMONIA,
         finding_sites=[FindingSite(codes.LUNG)],
-        algorithm_id=AlgorithmIdentification(
-            name=context.model.name,
-            version=context.model.version,
-            manufacturer=MANUFACTURER,
-            family=codes.ARTIFICIAL_INTELLIGENCE,
-            parameters=[
-                f"Weights SHA-256={context.model.sha256}",
-                f"Operating threshold={wording.threshold_percent(result)}",
-                f"Class activation method={context.activation_method}",
-            ],
+        algorithm_id=_algorithm(
+            context.model.name,
+            context.model.version,
+            f"Weights SHA-256={context.model.sha256}",
+            f"Operating threshold={wording.threshold_percent(result)}",
+            f"Class activation method={context.activation_method}",
         ),
         measurements=[Measurement(name, number, unit, referenced_coordinates=[region])],
         qualitative_evaluations=evaluations,
@@ -123,6 +120,18 @@ def _group(
     for comment in comments:
         group[0].ContentSequence.append(TextContentItem(codes.COMMENT, comment, Relationship.CONTAINS))
     return group
+
+
+@lru_cache(maxsize=64)
+def _algorithm(name: str, version: str, *parameters: str) -> AlgorithmIdentification:
+    """Return the items of TID 4019, which many groups share: nothing changes an item once it is made."""
+    return AlgorithmIdentification(
+        name=name,
+        version=version,
+        manufacturer=MANUFACTURER,
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        parameters=list(parameters),
+    )
 
 
 def _whole_image(rows: int, columns: int) -> NDArray[np.float64]:

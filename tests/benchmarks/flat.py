@@ -73,12 +73,11 @@ def main() -> None:
             single, sustained = measure(load, url, progress)
             ledger = 1000 * (_cpu_seconds(process) - before) / (films + 14)
             used = sustained.cpu_milliseconds
+            roles = ", ".join(f"{role} {milliseconds:.0f}" for role, milliseconds in sorted(used.items()))
             print(
                 f"{name}, {studies:,} studies: {sustained.films_a_second:.1f} films/s, single film "
-                f"{single.percentiles('all')[0]:.2f} s, CPU ms a film {sum(used.values()):.0f} "
-                f"(listener {used['listener']:.0f}, scheduler {used['scheduler']:.0f}, report "
-                f"{used['report']:.0f}, deliver {used['deliver']:.0f}, PostgreSQL {ledger:.0f}); "
-                f"{single.lost + sustained.lost} lost",
+                f"{single.percentiles('all')[0]:.2f} s, CPU ms a film {sum(used.values()):.0f} ({roles}; "
+                f"PostgreSQL {ledger:.0f}); {single.lost + sustained.lost} lost",
                 flush=True,
             )
 

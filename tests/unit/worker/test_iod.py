@@ -5,6 +5,7 @@ import highdicom.base_content
 import pytest
 from highdicom import _standard_utils
 from highdicom.sr import CodedConcept
+from pydicom.sr.coding import Code
 from pynetdicom.dsutils import encode
 
 from tests.unit.worker.reports import POSITIVE, context, encoded, image
@@ -44,3 +45,15 @@ def test_a_code_has_the_hash_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hash(code) == hash(code) == before == hash(CodedConcept("71388002", "SCT", "Procedure"))
     assert hash(CodedConcept("71388002", "99LOCAL", "Procedure")) != before
     assert encode(code, True, True) == encode(CodedConcept("71388002", "SCT", "Procedure"), True, True)
+
+
+def test_a_code_becomes_a_data_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CodedConcept, "from_code", CodedConcept.from_code)
+    code = Code("71388002", "SCT", "Procedure", "20260101")
+    before = CodedConcept.from_code(code)
+    remember()
+    found = CodedConcept.from_code(code)
+    assert CodedConcept.from_code(Code(*code)) is found
+    assert CodedConcept.from_code(found) is found
+    assert encode(found, True, True) == encode(before, True, True)
+    assert CodedConcept.from_code(Code("71388002", "SCT", "Other")).meaning == "Other"
