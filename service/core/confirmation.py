@@ -68,7 +68,10 @@ def confirm(session: Session, study: Study, confirmation: Confirmation, proof: P
 
 
 def never_finds(session: Session, destination: str) -> bool:
-    """Return whether queries found nothing there yet, not even what was sent as often as makes sense."""
+    """Return whether queries found nothing there yet, not even what was sent as often as makes sense.
+
+    It may go through all that was ever sent there, so it is only asked about what is not found.
+    """
     lost = exists().where(Outbox.destination == destination, Outbox.losses >= _LOSSES)
     found = exists().where(Confirmation.destination == destination, Confirmation.proof == Proof.QUERY)
     return bool(session.scalar(select(lost & ~found)))

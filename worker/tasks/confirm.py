@@ -148,6 +148,17 @@ def _request_commitment(
         _not_proven(context, destination, lease, _UNANSWERED)
 
 
+def _counts(context: Context, destination: Destination) -> bool:
+    """Return whether what a destination does not find is not there.
+
+    An archive may take such queries and know no instances; where the site says how, that is trusted.
+    """
+    if destination.confirm is not None:
+        return True
+    with context.ledger.read() as session:
+        return not never_finds(session, destination.name)
+
+
 def _write_request(context: Context, leases: list[Lease], transaction_uid: str | None) -> None:
     with context.ledger.write() as session:
         session.execute(
@@ -163,15 +174,13 @@ def _look(context: Context, destination: Destination, lease: Lease, peer: Peer) 
         row = leased(session, lease)
         report, late = _instance(row), row.until < now()
         study_instance_uid = session.get_one(Study, report.study_id).study_instance_uid
-        # An archive may take such queries and know no instances; where the site says how, that is trusted.
-        counts = destination.confirm is not None or not never_finds(session, destination.name)
     there = peer.holds(study_instance_uid, report.series_instance_uid, report.sop_instance_uid)
     if there is None:
         _cannot_say(context, destination, lease)
     elif not there and not late:
         pause = backoff_seconds(lease.attempts, _LONGEST_PAUSE_SECONDS)
         release(context.ledger, lease, "not found there yet", pause)
-    elif not there and not counts:
+    elif not there and not _counts(context, destination):
         _give_up(context, lease, _NEVER_FOUND)
     else:
         failpoint("confirm.answered")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import structlog
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from model.predict import Predictor, device_name
@@ -115,13 +115,15 @@ def _adopt(context: Context, mine: int) -> None:
     """Take over the films that have waited in vain for weights which nobody serves any more."""
     in_vain = now() - timedelta(seconds=LEASE_SECONDS)
     with context.ledger.read() as session:
-        waiting = session.scalars(
-            select(func.max(Analysis.id))
-            .where(ready(INFER), Analysis.model_id != mine, Analysis.ready_at < in_vain)
-            .group_by(Analysis.instance_id)
+        # Not grouped by the database: SQLite would go through all that was ever analysed, in that order.
+        found = session.execute(
+            select(Analysis.instance_id, Analysis.id).where(
+                ready(INFER), Analysis.model_id != mine, Analysis.ready_at < in_vain
+            )
         ).all()
-    if not waiting:
+    if not found:
         return
+    waiting = list(dict(sorted((instance_id, row_id) for instance_id, row_id in found)).values())
     with context.ledger.write() as session:
         # What these weights said of the film before is said anew, so that the newest row is the newest word.
         films = select(Analysis.instance_id).where(Analysis.id.in_(waiting))
