@@ -146,9 +146,9 @@ class Ledger:
 
     def close(self) -> None:
         """Close every connection."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
         self._engine.dispose()
         self._line.close()
 
@@ -165,7 +165,9 @@ class Writing:
     def session(self) -> Session:
         """The session over it, made when it is first asked for: most films need none."""
         if self._session is None:
-            self._session = self._sessions.enter_context(Session(self.connection, expire_on_commit=False))
+            # Once it is over it can be used no more: it would begin on a connection that is not its own.
+            made = Session(self.connection, expire_on_commit=False, close_resets_only=False)
+            self._session = self._sessions.enter_context(made)
         return self._session
 
     def flush(self) -> None:
@@ -175,8 +177,8 @@ class Writing:
 
     def forget(self) -> None:
         """Write what the session holds, and let it ask anew for everything."""
+        self.flush()
         if self._session is not None:
-            self._session.flush()
             self._session.expire_all()
 
     @property
@@ -257,7 +259,7 @@ _INSERT_EVENT = Prepared.insert(Event, "study_id", "at", "kind", "detail")
 
 
 def write_event(connection: Connection, study_id: int, kind: str, detail: str) -> datetime:
-    """Do so with an event of which nobody is told; return its moment.
+    """Write such a line alone, whoever is to be told of it; return its moment.
 
     By a statement: nobody asks the session for an event, and many are written.
     """

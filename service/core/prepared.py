@@ -38,7 +38,7 @@ class Prepared:
     statement
         What is executed.
     columns
-        Of an insert: what it is given; other columns get their defaults.
+        Of an insert: what it is given; other columns get their defaults, which are made once.
     """
 
     def __init__(self, statement: Insert | Select[Any], columns: Collection[str] | None = None) -> None:
@@ -60,7 +60,7 @@ class Prepared:
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Execute it within the connection's transaction; `values` may have more than it takes.
 
-        Raises what SQLAlchemy raises.
+        Raises what SQLAlchemy raises for the driver's faults.
         """
         form = self._forms.get(connection.dialect.name)
         if form is None:

@@ -249,7 +249,14 @@ class Connection(AssociationSocket):
         such call waits in line for Python.
         """
         if isinstance(connection, ssl.SSLSocket):
-            return connection.recv_into(into) if self._more_comes(0) else None
+            if not self._more_comes(0):
+                return None
+            # The rest of a record is waited for.
+            connection.settimeout(max(0.001, self._end - time.monotonic()))
+            try:
+                return connection.recv_into(into)
+            finally:
+                connection.settimeout(self._bounds.pdu)
         try:
             return os.readv(connection.fileno(), [into])
         except BlockingIOError:

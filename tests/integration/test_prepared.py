@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 from sqlalchemy import Table, bindparam, insert, select, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError, OperationalError
 
-from service.core.ledger import Ledger, now, record_event
+from service.core.ledger import Ledger, now, record_event, write_event
 from service.core.prepared import Prepared
 from service.core.states import StudyState
 from service.core.tables import Event, Instance, Study
@@ -76,6 +76,27 @@ def test_a_fault_is_sqlalchemys_names_no_value_and_leaves_nothing(ledger: Ledger
     with ledger.read() as session:
         assert session.scalars(select(Study.study_instance_uid)).all() == ["1.2.3"]
         assert session.scalars(select(Event.detail)).all() == ["after the fault"]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_commit_that_fails_leaves_no_transaction_behind(ledger: Ledger) -> None:
+    with pytest.raises(IntegrityError), ledger.write_plainly() as writing:  # noqa: PT012
+        writing.connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+        write_event(writing.connection, 9999, "received", "of no study")
+    with ledger.write_plainly() as writing:
+        _NEW.scalar(writing.connection, _values())
+    with ledger.read() as session:
+        assert session.scalars(select(Study.study_instance_uid)).all() == ["1.2.3"]
+        assert session.scalars(select(Event.id)).all() == []
+
+
+def test_a_session_is_over_with_its_transaction(ledger: Ledger) -> None:
+    with ledger.write() as session:
+        pass
+    with pytest.raises(InvalidRequestError):
+        session.scalars(select(Study.id)).all()
+    with ledger.write_plainly() as writing:
+        _NEW.scalar(writing.connection, _values())
 
 
 def test_session_and_statements_are_of_one_transaction(ledger: Ledger) -> None:

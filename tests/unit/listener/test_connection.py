@@ -2,6 +2,7 @@
 
 import queue
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from service.listener.connection import Came, Connection
 from service.listener.limits import Bounds
+from tests.certificates import Authority
 from tests.servers import eventually
 
 _CONTEXT = 1
@@ -93,3 +95,45 @@ def test_a_peer_that_closes_within_a_data_set_is_told_apart(
     with pytest.raises(ConnectionAbortedError):
         connection.fragments(_CONTEXT, taken.extend, 20)
     assert bytes(taken) == b"first"
+
+
+def test_a_tls_record_that_comes_in_pieces_has_no_time_of_its_own(
+    ends: tuple[socket.socket, socket.socket], authority: Authority
+) -> None:
+    ours, theirs = ends
+    issued, into, out = authority.issue("hilum.example"), ssl.MemoryBIO(), ssl.MemoryBIO()
+    server, client = (
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+        ssl.create_default_context(cafile=authority.file),
+    )
+    server.load_cert_chain(issued.certificate, issued.key)
+    peer = client.wrap_bio(into, out, server_hostname="hilum.example")
+    accepted: list[ssl.SSLSocket] = []
+    accepting = threading.Thread(
+        target=lambda: accepted.append(server.wrap_socket(ours, server_side=True)), daemon=True
+    )
+    accepting.start()
+    while True:
+        try:
+            peer.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            theirs.sendall(out.read())
+            into.write(theirs.recv(65536))
+    theirs.sendall(out.read())
+    accepting.join(20)
+
+    connection, taken = opened(accepted[0], 0.5), bytearray()
+    whole = pdu(b"0123456789", last=True)
+    peer.write(whole[:8])
+    theirs.sendall(out.read())
+    peer.write(whole[8:])
+    record = out.read()
+    late = threading.Timer(0.4, lambda: theirs.sendall(record[:5]))
+    late.start()
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        connection.fragments(_CONTEXT, taken.extend, 20)
+    assert time.monotonic() - begun < 0.75
+    late.join(20)
+    accepted[0].close()

@@ -20,19 +20,14 @@ async function send(form, button) {
   const body = new URLSearchParams(new FormData(form));
   body.set(button.name, button.value);
   said.textContent = "";
-  let answer;
+  let answer, text;
   try {
     answer = await fetch(form.action, { method: "POST", body, headers: { "X-Part": "history" } });
-  } catch {
-    return complain("Hilum does not answer: nothing was stored. Try again.");
-  }
-  if (answer.redirected) return location.reload();  // to sign in again
-  let text;
-  try {
     text = await answer.text();
   } catch {
-    return complain("The answer of Hilum broke off. Load this page again to see whether it was stored.");
+    return complain("Hilum does not answer. Load this page again to see whether it was stored.");
   }
+  if (answer.redirected) return location.reload();  // to sign in again
   if (!answer.ok) {
     const problem = new DOMParser().parseFromString(text, "text/html").querySelector("main p");
     return complain(problem?.textContent ?? "Nothing was stored.");
