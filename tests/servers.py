@@ -803,7 +803,7 @@ def storescu(
             configuration = Path(folder) / "storescu.cfg"
             configuration.write_text(profile, encoding="ascii")
             command += ["-xf", str(configuration), "Default"]
-        return subprocess.run(
+        done = subprocess.run(
             [*command, address, str(port), *(str(file) for file in files if file.is_file())],
             # Nagle's algorithm and delayed acknowledgements cost 40 ms an object.
             env={**os.environ, "TCP_NODELAY": "1"},
@@ -813,6 +813,10 @@ def storescu(
             timeout=timeout,
             check=False,
         )
+    if not done.returncode and "Store Failed" in done.stderr:
+        # Of a peer that is gone it tells a status that it never had: one of 256, and 0 is one of these.
+        done.returncode = 1
+    return done
 
 
 def _association_profile(files: Iterable[Path]) -> str | None:
