@@ -42,14 +42,18 @@ def _databases() -> Iterator[list[tuple[str, str, psutil.Process | None]]]:
 def _let_expire(url: str) -> None:
     """Leave nothing for retention to remove: it would be measured too."""
     engine = open_engine(url)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        on_postgresql = connection.dialect.name == "postgresql"
-        if on_postgresql:
-            connection.execute(text("SET statement_timeout = 0"))
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(update(Study).values(expired_at=Study.received_at))
         connection.execute(update(Report).values(path=""))
-        # PostgreSQL would do it by itself, and be measured at that.
-        connection.execute(text("VACUUM ANALYZE" if on_postgresql else "ANALYZE"))
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("ANALYZE"))
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SET statement_timeout = 0"))
+            # It would do it by itself, and be measured at that.
+            connection.execute(text("VACUUM ANALYZE"))
     engine.dispose()
 
 
