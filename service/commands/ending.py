@@ -1,6 +1,8 @@
-"""How a command ends: what it raises becomes a line on stderr and an exit code."""
+"""How a command ends: when a signal asks for it; what it raises becomes a line on stderr and an exit code."""
 
+import signal
 import sys
+import time
 from collections.abc import Callable
 
 from service.core.errors import CONFIGURATION_EXIT_CODE, HilumError
@@ -28,3 +30,28 @@ def ended(command: Callable[[], object]) -> int:
         sys.stderr.write(f"hilum: {str(fault).splitlines()[0]}\n")
         return _EXIT_CODES.get(origin, 1)
     return 0
+
+
+class Termination:
+    """SIGTERM or SIGINT, for the main thread to look for.
+
+    A plain attribute tells of it: the lock of an Event may be held by the very thread that the signal
+    interrupts, and that would wait for itself for ever.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._come)
+
+    def comes_within(self, seconds: float) -> bool:
+        """Return whether it came, looking again so many seconds later.
+
+        A signal that comes to another thread, or just before this one sleeps, does not wake it.
+        """
+        if not self._came:
+            time.sleep(seconds)
+        return self._came
+
+    def _come(self, *_: object) -> None:
+        self._came = True

@@ -1,7 +1,6 @@
 """`hilum api | scheduler | worker | migrate`: one role each, wired from the settings."""
 
 import gc
-import signal
 import threading
 import uuid
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from service.commands.ending import Termination
 from service.commands.supervise import Child, Supervisor, hilum_command
 from service.commands.watchdog import Watchdog
 from service.core import checks, logs
@@ -149,9 +149,6 @@ def prepare(settings: Settings, role: str) -> Spool:
 
 def until_terminated() -> None:
     """Wait for SIGTERM or SIGINT."""
-    terminated = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: terminated.set())
-    # A signal that comes to another thread, or just before this one sleeps, does not wake it.
-    while not terminated.wait(0.5):
+    termination = Termination()
+    while not termination.comes_within(0.1):
         pass

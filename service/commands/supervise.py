@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from service.commands.ending import ended
+from service.commands.ending import Termination, ended
 from service.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError
 from service.core.leases import backoff_seconds
 
@@ -151,7 +150,6 @@ class Supervisor:
         self._inherited = inherited
         self._leave = leave
         self._children: list[Child] = []
-        self._stopping = threading.Event()
 
     def add(self, child: Child) -> None:
         """Start a child and keep it running."""
@@ -166,10 +164,9 @@ class Supervisor:
         ConfigurationError
             When a child can't start as it is configured; all others are stopped by then.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
+        termination = Termination()
         try:
-            while not self._stopping.wait(0.1):
+            while not termination.comes_within(0.1):
                 for child in self._children:
                     self._watch(child)
         finally:

@@ -156,6 +156,28 @@ until_terminated()
 """
 
 
+_INTERRUPTED = """
+import os, signal, threading, time
+from service.commands.ending import Termination
+Termination()
+def interrupt():
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.0001)
+threading.Thread(target=interrupt, daemon=True).start()
+for _ in range(3000):
+    termination = Termination()
+    while not termination.comes_within(0):
+        pass
+"""
+
+
+def test_a_signal_at_any_moment_of_the_wait_is_heeded() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, "-c", _INTERRUPTED], env=environment, check=False, timeout=30)
+    assert ended.returncode == 0
+
+
 def test_sigterm_ends_a_role_whatever_thread_it_comes_to() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert (
