@@ -53,7 +53,7 @@ venv: $(VENV)/.installed-dev ## Make the virtual environment for development (VE
 demo: $(VENV)/.installed-demo ## Run the gateway on a real chest film, or on FILES="a.dcm b.jpeg folder/"
 	$(BIN)/hilum demo $(FILES)
 
-check: venv debian-packages ## Format, lint, types, import rules, unit tests: 55 seconds on two cores
+check: venv debian-packages ## Format, lint, types, import rules, unit tests: a minute on two cores
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -n 2
@@ -61,7 +61,7 @@ check: venv debian-packages ## Format, lint, types, import rules, unit tests: 55
 	$(BIN)/pytest $(PROCESSES) -q -m "not long" tests/unit $(PYTEST)
 
 # The tests of the viewer have the machine to themselves: a browser that renders in software takes all of it.
-test: venv debian-packages ## Run all tests, on real servers, but the long ones: 14 minutes on two cores
+test: venv debian-packages ## Run all tests, on real servers, but the long ones: a quarter of an hour on two cores
 	$(BIN)/pytest $(WAITING_PROCESSES) -m "not long and not viewer" tests $(PYTEST)
 	-@$(MAKE) --no-print-directory ohif axe
 	$(BIN)/pytest -m "viewer and not long" tests/viewers $(PYTEST) || [ $$? -eq 5 ]

@@ -325,7 +325,7 @@ class Recorder:
             "state": StudyState.RECEIVING,
             "received_at": moment,
             "first_eligible_at": moment if is_candidate else None,
-            "due_at": moment + (min(self._quiet, self._longest) if is_candidate else self._quiet),
+            "due_at": self._due_at(moment, moment) if is_candidate else moment + self._quiet,
             "backfill_id": backfill_id,
         }
         study_id: int = _NEW_STUDY.scalar(connection, study)
@@ -366,6 +366,9 @@ class Recorder:
         settle(session, study)
         record_event(session, study, "restored", "an object whose file was removed came again")
 
+    def _due_at(self, moment: datetime, first_eligible_at: datetime) -> datetime:
+        return min(moment + self._quiet, first_eligible_at + self._longest)
+
     def _set_due(self, study: Study, verdict: Verdict, moment: datetime) -> None:
         """Restart the quiet time for a candidate; another radiograph only starts one that does not run.
 
@@ -373,7 +376,7 @@ class Recorder:
         """
         if verdict.eligibility is Eligibility.CANDIDATE:
             study.first_eligible_at = study.first_eligible_at or moment
-            study.due_at = min(moment + self._quiet, study.first_eligible_at + self._longest)
+            study.due_at = self._due_at(moment, study.first_eligible_at)
             if study.state != StudyState.HELD:
                 study.state = StudyState.RECEIVING
         elif study.due_at is None and (
