@@ -117,6 +117,8 @@ def refuses(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # at the very moment at which the socket is closed
+        pass
     return False
 
 
