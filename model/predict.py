@@ -12,11 +12,13 @@ import numpy.typing as npt
 import torch
 
 from model.calibrate import probabilities
-from model.engine import EngineError, StageMaps, onnx_stage_maps
+from model.cuda_engine import cuda_stage_maps
+from model.engine import EngineError, StageMaps
 from model.gate import Gate, gate_features
 from model.hanging import HANGINGS, PUT_RIGHT
 from model.locate import Locator, network_input, over_film
 from model.network import ARCHITECTURE, Network
+from model.onnx_engine import ONNX_RUNTIME, onnx_stage_maps
 from model.prediction import NEAR_THRESHOLD, NOT_A_CHEST, Finding, Prediction, finding_for, pattern_for
 from model.weights import Tensors, WeightsError, WeightsInfo, default_weights, load_weights
 
@@ -43,11 +45,6 @@ class Scores(NamedTuple):
     bacterial: npt.NDArray[np.float64]
     gate_distance: npt.NDArray[np.float64]
     activation: npt.NDArray[np.float32]
-
-
-def device_name() -> str:
-    """Return what predictions are computed on where nobody chooses: a GPU's name, or "CPU"."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 class Predictor:
@@ -78,9 +75,9 @@ class Predictor:
         device
             "cpu", "cuda" or "cuda:N"; default: CUDA when there is one.
         fastest
-            On a processor compute with ONNX Runtime, within `model.engine.TOLERANCE` of torch; where that
-            cannot be, `engine_fault` says why, and torch computes. torch keeps to one thread in this process
-            then: what is left to it is too small to share.
+            Compute with the fastest engine that gives what torch gives (`model.onnx_engine`,
+            `model.cuda_engine`); `engine_fault` says why it is not a faster one. With ONNX Runtime torch
+            keeps to one thread in this process: what is left to it is too small to share.
 
         Raises
         ------
@@ -96,14 +93,27 @@ class Predictor:
             raise WeightsError(f"{path}: its tensors do not fit a {info.architecture} ({fault})") from fault
         network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
         predictor = cls(info, locator.to(chosen), network, gate, chosen)
-        if fastest and chosen.type == "cpu":
-            try:
-                predictor._stage_maps = onnx_stage_maps(network, info.input_size)
-                predictor.engine = "ONNX Runtime"
-                torch.set_num_threads(1)
-            except EngineError as fault:
-                predictor.engine_fault = str(fault)
+        if fastest:
+            predictor._choose_engine()
         return predictor
+
+    def _choose_engine(self) -> None:
+        size, slopes = self.info.input_size, (self.info.calibration[0], self.info.pattern_calibration[0])
+        try:
+            if self._device.type == "cuda":
+                self._stage_maps, self.engine, self.engine_fault = cuda_stage_maps(
+                    self._network, size, max(map(abs, slopes))
+                )
+            else:
+                self._stage_maps, self.engine = onnx_stage_maps(self._network, size), ONNX_RUNTIME
+                torch.set_num_threads(1)
+        except EngineError as fault:
+            self.engine_fault = str(fault)
+
+    @property
+    def device(self) -> str:
+        """What the network is computed on: a GPU's name, or "CPU"."""
+        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
 
     @property
     def network(self) -> Network:
@@ -155,9 +165,11 @@ class Predictor:
 
     def _forward(self, films: Sequence[npt.NDArray[Any]]) -> Scores:
         planes, frames = network_input(self.locator, films, self.info.input_size)
+        if self._device.type == "cuda":
+            planes = planes.pin_memory()
         # Without TF32, CUDA's convolutions are as exact as the processor's.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            tensor = planes.to(self._device, memory_format=torch.channels_last)
+            tensor = planes.to(self._device, memory_format=torch.channels_last, non_blocking=True)
             explained = self._network.explained(self._stage_maps(tensor))
             logits, patterns = (each.double().cpu().numpy() for each in (explained.logits, explained.pattern))
             activation = explained.activation.float().cpu().numpy()

@@ -4,8 +4,9 @@
 
 Each way of computing in turn, at batches of 1, 8 and 32, on random input; the median of the rounds. The
 roofline is the same device's own matrix product of the same precision (the convolutions are bound by
-arithmetic: 1.8 GFLOP a film over 11 MB of weights). Needs `model/`, torch and, on a processor, onnx and
-onnxruntime; so it runs from a plain checkout on a machine with a GPU.
+arithmetic: 1.8 GFLOP a film over 11 MB of weights). On a GPU the last lines are the worker's whole way,
+from films of a megapixel to scores, and its largest difference from a processor. Needs `model/`, torch and,
+on a processor, onnx and onnxruntime; so it runs from a plain checkout on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.engine import onnx_stage_maps
+from model.cuda_engine import graphed
+from model.onnx_engine import onnx_stage_maps
 from model.predict import Predictor
 
 _BATCHES = (1, 8, 32)
@@ -44,13 +47,19 @@ def _ways(predictor: Predictor, device: torch.device) -> dict[str, tuple[Way, to
         ways["ONNX Runtime"] = (lambda films: network.explained(maps(films)), torch.float32)
         return ways
 
-    def half(films: torch.Tensor) -> object:
+    def graph(kind: torch.dtype) -> Way:
+        maps = graphed(network, size, kind)
+        return lambda films: network.explained(maps(films))
+
+    def autocast(films: torch.Tensor) -> object:
         with torch.autocast("cuda", torch.float16):
             return network.explain(films.contiguous(memory_format=last))
 
-    ways["torch, half precision, channels last"] = (half, torch.float16)
     compiled = torch.compile(network.explain, mode="reduce-overhead")
-    ways["compiled with CUDA graphs"] = (
+    ways["CUDA graph in half precision (the worker's)"] = (graph(torch.float16), torch.float16)
+    ways["CUDA graph"] = (graph(torch.float32), torch.float32)
+    ways["torch, autocast to half precision"] = (autocast, torch.float16)
+    ways["compiled, with CUDA graphs"] = (
         lambda films: compiled(films.contiguous(memory_format=last)),
         torch.float32,
     )
@@ -76,6 +85,16 @@ def _peak(device: torch.device, kind: torch.dtype) -> Callable[[], float]:
     side = 8192 if device.type == "cuda" else 1024
     matrix = torch.randn(side, side, device=device, dtype=kind)
     return lambda: _a_second(lambda: matrix @ matrix, device) * 2 * side**3
+
+
+def _whole_way(device: str) -> None:
+    maker = np.random.default_rng(0)
+    films = [np.asarray(maker.normal(size=(1024, 1024)), np.float32) for _ in range(8)]
+    fast, exact = Predictor.load(device=device, fastest=True), Predictor.load(device="cpu")
+    print(f"the worker computes with: {fast.engine} {fast.engine_fault}")
+    worst = np.abs(fast.score(films).probability - exact.score(films).probability).max()
+    rate = len(films) * _a_second(lambda: fast.score(films), torch.device(device))
+    print(f"films of a megapixel to scores: {rate:.1f} a second; a probability differs by {worst:.2g}")
 
 
 def main() -> None:
@@ -118,7 +137,9 @@ def main() -> None:
             f"batch {batch}: {rate:8.1f} ({rate * flops / limit:4.0%})"
             for batch, rate in zip(_BATCHES, line, strict=True)
         )
-        print(f"{name:<38} {shares}")
+        print(f"{name:<44} {shares}")
+    if device.type == "cuda":
+        _whole_way(options.device)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from model.predict import Predictor, device_name
+from model.predict import Predictor
 from model.prediction import Prediction
 from model.weights import WeightsError
 from service.core import tally
@@ -36,6 +36,7 @@ from service.core.states import AnalysisState, InstanceState
 from service.core.tables import Analysis, Instance, Shadow, Study
 from worker.colours import overlay_png
 from worker.context import Context, Serving, discarding
+from worker.gpu import own_gpu
 
 _BATCH = 8
 _log = structlog.get_logger()
@@ -51,7 +52,8 @@ def warm_up(context: Context) -> None:
 def about(context: Context) -> dict[str, str]:
     """Return what this process computes with."""
     model = context.model()
-    return {"device": f"{device_name()}, {_predictor(context, model).engine}", "model": model.info.sha256}
+    predictor = _predictor(context, model)
+    return {"device": f"{predictor.device}, {predictor.engine}", "model": model.info.sha256}
 
 
 def run(context: Context) -> None:
@@ -141,7 +143,7 @@ def _adopt(context: Context, mine: int) -> None:
 
 
 def _predictor(context: Context, model: Serving) -> Predictor:
-    predictor = _load(model.path, context.settings.engine)
+    predictor = _load(model.path, context.settings.engine, own_gpu(context.spool.root))
     if predictor.info.sha256 != model.info.sha256:
         raise WeightsError(f"{model.path} was changed while it was read")
     predictor.info = model.info  # with the threshold that was decided last
@@ -149,8 +151,8 @@ def _predictor(context: Context, model: Serving) -> Predictor:
 
 
 @lru_cache(maxsize=5)
-def _load(weights: Path, engine: str) -> Predictor:
-    predictor = Predictor.load(weights, fastest=engine == "auto")
+def _load(weights: Path, engine: str, device: str | None) -> Predictor:
+    predictor = Predictor.load(weights, device, fastest=engine == "auto")
     if predictor.engine_fault:
         _log.warning("infer.engine", engine=predictor.engine, reason=predictor.engine_fault)
     return predictor

@@ -110,13 +110,8 @@ def processor(settings: Settings, film: npt.NDArray[np.uint16]) -> tuple[Check, 
     began = time.monotonic()
     (prediction,) = predictor.predict([film])
     seconds = time.monotonic() - began
-    seen = f"{_device()}, {predictor.engine}: one film in {1000 * seconds:.0f} ms, decoding and reports aside"
+    device = predictor.device
+    if device == "CPU":
+        device += f", {len(os.sched_getaffinity(0))} core(s)"
+    seen = f"{device}, {predictor.engine}: one film in {1000 * seconds:.0f} ms, decoding and reports aside"
     return Check("processor", True, seen), prediction
-
-
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"GPU {torch.cuda.get_device_name()}"
-    return f"CPU, {len(os.sched_getaffinity(0))} core(s)"

@@ -463,6 +463,7 @@ def test_gpu_worker_is_built_with_cuda_and_reserves_a_device() -> None:
     assert service["image"] != SERVICES["worker-infer"]["image"]
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
+    assert device["count"] == "all", "a number gives the first ones to every worker of the service"
 
 
 def test_packages_come_from_pypi_and_the_network_from_pytorchs_cpu_index() -> None:
