@@ -19,8 +19,11 @@ from service.commands.send import files_of
 from service.commands.status import shown_probability
 from service.core.eligibility import population_limit
 from service.core.errors import ConfigurationError, Refused
+from service.core.header import described, read_header
+from service.core.population import Described, sentence
 from service.core.results import Finding, Result
 from service.core.settings import Settings
+from worker.context import population_of
 from worker.prepare import prepare
 
 PICTURES = {".jpeg", ".jpg", ".png"}
@@ -28,11 +31,15 @@ PICTURES = {".jpeg", ".jpg", ".png"}
 
 @dataclass(frozen=True)
 class Answered:
-    """One file and what is said of it; `error` when it could not be read at all."""
+    """One file and what is said of it; `error` when it could not be read at all.
+
+    `validated` is how a DICOM film that was analysed lies to the films that the weights were validated on.
+    """
 
     file: Path
     result: Result | None
     error: str | None = None
+    validated: str = ""
 
 
 def analyse(settings: Settings, paths: list[Path], as_json: bool) -> int:
@@ -63,6 +70,7 @@ def analyse_file(file: Path, predictor: Predictor, settings: Settings) -> Answer
     """Return what is said of one DICOM file, JPEG or PNG."""
     ages = predictor.info.population_age_years
     flags: tuple[str, ...]
+    film = Described()
     pixels: npt.NDArray[Any]
     try:
         if file.suffix.lower() in PICTURES:
@@ -74,7 +82,7 @@ def analyse_file(file: Path, predictor: Predictor, settings: Settings) -> Answer
             prepared = prepare(file, settings.population, ages)
             if prepared.film is None:
                 return Answered(file, Result(Finding.NOT_ANALYSED, reason=prepared.reason))
-            pixels, flags = prepared.film.pixels, prepared.flags
+            pixels, flags, film = prepared.film.pixels, prepared.flags, described(read_header(file))
     except (Refused, ImageError, OSError) as fault:
         return Answered(file, None, str(fault))
     prediction = predictor.predict([pixels])[0]
@@ -90,6 +98,7 @@ def analyse_file(file: Path, predictor: Predictor, settings: Settings) -> Answer
             prediction.pattern,
             (*flags, *prediction.flags) if analysed else (),
         ),
+        validated=sentence(film, population_of(predictor.info)) if analysed and film != Described() else "",
     )
 
 
@@ -103,6 +112,7 @@ def _as_json(answer: Answered, info: WeightsInfo) -> dict[str, Any]:
         "reason": result.reason if result else None,
         "pattern": result.pattern if result else None,
         "flags": list(result.flags) if result else [],
+        "validated": answer.validated or None,
         "error": answer.error,
         "model": {"name": info.name, "version": info.version, "sha256": info.sha256},
     }
@@ -117,7 +127,7 @@ def _table(answers: list[Answered], info: WeightsInfo) -> Table:
         if result is None:
             table.add_row(str(answer.file), "error", "", answer.error)
             continue
-        remarks = "; ".join([*([result.reason] if result.reason else []), *result.flags])
+        remarks = "; ".join(filter(None, (result.reason, *result.flags, answer.validated)))
         table.add_row(
             str(answer.file), result.finding.replace("_", " "), shown_probability(result.probability), remarks
         )

@@ -46,8 +46,12 @@ def export(
     try:
         if csv is not None:
             with _opened(csv) as stream:
+                count = -1  # the heading is no entry
                 for line in lines(entries_between(context.ledger, since, until), notes=notes):
                     stream.write(line)
+                    count += 1
+            if csv != STANDARD_OUTPUT:
+                sys.stderr.write(f"{count} {'entry' if count == 1 else 'entries'} in {csv}\n")
         if sr is not None:
             missing = _write_srs(context, sr, since, until)
     finally:

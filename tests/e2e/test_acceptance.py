@@ -10,7 +10,9 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from model.predict import Predictor
 from service.commands.acceptance.phantom import phantom
+from service.commands.acceptance.run import _is_here
 from service.commands.acceptance.way import _compared
+from tests import pipeline
 from tests.servers import Gateway, Orthanc, free_port
 
 _FILM = DigitalXRayImageStorageForPresentation
@@ -75,7 +77,7 @@ def test_what_is_wrong_is_on_the_page_with_what_to_do(site: tuple[Gateway, Ortha
     assert "listener: HILUM rejected the association" in ran.stdout
     assert "May AE HILUM call from here?" in page.read_text(encoding="utf-8")
     assert "Something is wrong" in page.read_text(encoding="utf-8")
-    assert "and here with `hilum purge --study" in ran.stdout
+    assert "and here with" not in ran.stdout, "it never came here"
 
 
 def test_the_phantom_is_taken_for_a_chest_with_room_to_spare() -> None:
@@ -92,3 +94,13 @@ def test_an_attribute_that_a_pacs_changed_is_named() -> None:
     check = _compared("x", sent, there)
     assert (check.right, check.warns) == (True, True)
     assert check.seen == "the same but for AccessionNumber, PatientID, StudyID"
+
+
+def test_the_purge_is_named_only_of_a_study_that_is_here(tmp_path: Path) -> None:
+    context = pipeline.opened_at(tmp_path)
+    pipeline.receive(context, pipeline.film())
+    here = str(pipeline.study(context).study_instance_uid)
+    assert _is_here(context.settings, here)
+    assert not _is_here(context.settings, f"{here}.1")
+    away = context.settings.model_copy(update={"database_url": "sqlite:////nowhere/ledger.sqlite3"})
+    assert _is_here(away, here), "a ledger that is away does not say"

@@ -3,10 +3,11 @@
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import select
 
-from service.commands.bench import films
+from service.commands.bench import films, rivals
 from service.commands.bench.command import bench
 from service.commands.bench.figures import Figures, figures
 from service.commands.bench.films import Film
@@ -71,3 +72,12 @@ def test_a_ledger_with_studies_is_not_worked_on(context: Context) -> None:
     url = context.settings.sqlalchemy_url
     with pytest.raises(ConfigurationError, match="give it an empty one"):
         bench(Load(1, 1, 0.5, 1), [], url, None, as_json=True)
+
+
+def test_a_receiver_that_leaves_films_out_is_told_though_storescu_ends_with_0(tmp_path: Path) -> None:
+    storescu = tmp_path / "storescu"
+    storescu.write_text("#!/bin/sh\necho 'E: Store Failed, file: film.dcm' >&2\n", encoding="ascii")
+    storescu.chmod(0o700)
+    made = list(films.make(tmp_path, 1, 0.5))
+    with pytest.raises(ConfigurationError, match=r"PEER did not take every film: E: Store Failed"):
+        rivals._send(str(storescu), "PEER", 11112, psutil.Process(), made, 1)

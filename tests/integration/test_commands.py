@@ -92,6 +92,10 @@ def test_analyse_refuses_an_adult_unless_the_site_says_flag(tmp_path: Path) -> N
     assert 0 <= flagged["probability"] <= 1
     assert "64 years" in refused["reason"]
     assert "64 years" in flagged["flags"][0]
+    assert refused["validated"] is None
+    assert "age 64 Y, outside of the validated 1 to 5 Y" in flagged["validated"]
+    table = hilum(tmp_path, "analyse", chest, population="flag").stdout
+    assert "not recorded of the validated films" in " ".join(table.replace("│", " ").split())
 
 
 def test_analyse_names_what_it_cannot_read_and_goes_on(tmp_path: Path) -> None:

@@ -438,6 +438,17 @@ def test_feedback_is_exported_as_a_table_without_a_patient_in_it(context: Contex
     assert api.get("/api/feedback.csv?from=soon", headers=bearer("clinician")).status_code == 422
 
 
+def test_an_exported_table_says_how_much_it_holds(
+    context: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uid, api = analysed(context), client(context)
+    for number, said in ((1, "1 entry in "), (2, "2 entries in ")):
+        give(api, uid, "agree", reader=f"reader {number}")
+        table = tmp_path / f"{number}.csv"
+        assert export(context.settings, table, None, None, None, notes=False) == 0
+        assert capsys.readouterr().err == f"{said}{table}\n"
+
+
 def test_an_export_of_many_entries_is_whole(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedback, "_AT_A_TIME", 3)
     uid, api = analysed(context), client(context)

@@ -12,6 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from sqlalchemy import exists, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from model.weights import WeightsError, read_info
 from service.commands.acceptance import machine, way
@@ -27,6 +29,7 @@ from service.core.ledger import Ledger, now
 from service.core.purge import purge
 from service.core.settings import Settings
 from service.core.spool import Spool
+from service.core.tables import Study
 from worker.peer import Sendable
 
 _CLASSES = [Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage]
@@ -77,10 +80,20 @@ def accept(settings: Settings, page: Path, to: str | None, keep: bool) -> int:
     where = "in the PACS"
     if right and not keep:
         _erase(settings, str(made.StudyInstanceUID))
-    else:
+    elif _is_here(settings, str(made.StudyInstanceUID)):
         where += f", and here with `hilum purge --study {made.StudyInstanceUID} --reason acceptance`"
     screen.print(f"Delete study {made.StudyInstanceUID} of patient {PATIENT_ID} {where}.")
     return 0 if right else 1
+
+
+def _is_here(settings: Settings, study_instance_uid: str) -> bool:
+    """Return whether anything of the study arrived, or could have: a ledger that is away does not say."""
+    try:
+        with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
+            here = exists().where(Study.study_instance_uid == study_instance_uid)
+            return bool(session.scalar(select(here)))
+    except SQLAlchemyError:
+        return True
 
 
 def _erase(settings: Settings, study_instance_uid: str) -> None:

@@ -111,14 +111,18 @@ def _send(
         subprocess.Popen(  # noqa: S603
             [storescu, "-aec", ae_title, "127.0.0.1", str(port), *(str(film.item.path) for film in share)],
             env=os.environ | _NODELAY,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
         for share in (made[number::associations] for number in range(associations))
         if share
     ]
-    codes = [sender.wait(_SEND_SECONDS) for sender in senders]
+    said = "".join(sender.communicate(timeout=_SEND_SECONDS)[1] for sender in senders)
     took = time.monotonic() - began
-    if any(codes):
-        raise ConfigurationError(f"{ae_title} did not take every film: storescu ended with {max(codes)}")
+    # Where its peer goes away, dcmtk 3.6.7 ends with a chance number, 0 among them.
+    if any(sender.returncode for sender in senders) or "Store Failed" in said:
+        raise ConfigurationError(f"{ae_title} did not take every film: {said.strip() or 'storescu failed'}")
     time.sleep(0.2)  # the end of the associations is theirs too
     for film in made:
         film.item.path.unlink()
