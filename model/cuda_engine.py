@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from model.engine import EngineError, StageMaps, Tolerance, folded, hold_against_torch
-from model.network import Network
+from model.network import Network, exact
 
 FILMS = 8
 """Films that one launch computes."""
@@ -46,7 +46,7 @@ def cuda_stage_maps(network: Network, size: int, slope: float) -> tuple[StageMap
     EngineError
         When the GPU cannot capture a graph, or computes something else than torch.
     """
-    log_odds = 4.0 * MOST / slope
+    log_odds = 4.0 * MOST / max(slope, MOST)
     try:
         # Values up to 16 may differ by two units in the last place of half precision.
         run = _checked(network, size, torch.float16, Tolerance(2.0**-6, log_odds), _HALF)
@@ -58,46 +58,51 @@ def cuda_stage_maps(network: Network, size: int, slope: float) -> tuple[StageMap
 
 def _checked(network: Network, size: int, kind: torch.dtype, allowed: Tolerance, name: str) -> StageMaps:
     try:
-        run = graphed(network, size, kind)
+        run = Graphed(network, size, kind)
         hold_against_torch(network, run, size, allowed, name)
     except RuntimeError as fault:  # torch's class for whatever CUDA and cuDNN say
         raise EngineError(f"{name} cannot run these weights: {fault}") from fault
     return run
 
 
-def graphed(network: Network, size: int, kind: torch.dtype) -> StageMaps:
-    """Return what does `Network.stage_maps` by a graph of `FILMS` films, computed in `kind`.
+class Graphed:
+    """What does `Network.stage_maps` by a graph of `FILMS` films, computed in `kind`.
 
     Raises
     ------
     RuntimeError
         When the GPU cannot run or capture it.
     """
-    body = folded(network).to(kind)
-    device = network.head.bias.device
-    films = torch.zeros(FILMS, 1, size, size, device=device).to(memory_format=torch.channels_last)
-    replay, stages = _captured(lambda: [maps.float() for maps in body.stage_maps(films.to(kind))], device)
 
-    def run(asked: torch.Tensor) -> list[torch.Tensor]:
+    def __init__(self, network: Network, size: int, kind: torch.dtype) -> None:
+        device = network.head.bias.device
+        self._kind = kind
+        # The graph reads these where they lie: they live as long as it does.
+        self._body = folded(network).to(kind)
+        films = torch.zeros(FILMS, 1, size, size, device=device)
+        self._films = films.to(memory_format=torch.channels_last)
+        self._replay, self._stages = _captured(self._compute, device)
+
+    def __call__(self, films: torch.Tensor) -> list[torch.Tensor]:
+        """Return the map of every stage of (n, 1, size, size) films."""
         found = []
-        for start in range(0, len(asked), FILMS):
-            part = asked[start : start + FILMS]
-            films[: len(part)].copy_(part)
-            replay()
-            found.append([maps[: len(part)].clone() for maps in stages])
+        for start in range(0, len(films), FILMS):
+            part = films[start : start + FILMS]
+            self._films[: len(part)].copy_(part)
+            self._replay()
+            found.append([maps[: len(part)].clone() for maps in self._stages])
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    return run
+    def _compute(self) -> list[torch.Tensor]:
+        return [maps.float() for maps in self._body.stage_maps(self._films.to(self._kind))]
 
 
 def _captured(
     compute: Callable[[], list[torch.Tensor]], device: torch.device
 ) -> tuple[Callable[[], None], list[torch.Tensor]]:
-    """Return what computes anew into the same tensors, and these."""
+    """Return what computes anew into the same tensors, and these; what it reads must stay where it is."""
     graph = torch.cuda.CUDAGraph()
-    # Without benchmarking, cuDNN chooses the same kernels at every start, and a film scores the same.
-    flags = torch.backends.cudnn.flags(allow_tf32=False, benchmark=False, deterministic=True)
-    with torch.cuda.device(device), torch.inference_mode(), flags:
+    with torch.cuda.device(device), torch.inference_mode(), exact():
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream = torch.cuda.current_stream()
         beside.wait_stream(stream)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.network import Block, Explained, Network
+from model.network import Block, Explained, Network, exact
 
 StageMaps = Callable[[torch.Tensor], list[torch.Tensor]]
 """What `Network.stage_maps` does."""
@@ -69,7 +69,7 @@ def hold_against_torch(network: Network, run: StageMaps, size: int, allowed: Tol
     coarse = [torch.randn(4, 1, cells, cells, generator=maker) for cells in _FINEST]
     films = torch.cat([nn.functional.interpolate(each, size, mode="bilinear") for each in coarse])
     films = films.to(network.head.bias.device, memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.inference_mode(), exact():
         expected, found = network.explained(network.stage_maps(films)), network.explained(run(films))
     for what, most, ours, theirs in (
         ("maps", allowed.maps, found.maps, expected.maps),

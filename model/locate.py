@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from model.network import exact
 from model.preprocess import framed, model_input, squashed
 from model.weights import Tensors
 
@@ -67,7 +68,7 @@ class Locator(nn.Module):
         """Return the boxes of the lungs themselves, as `forward` does, of n squashed films."""
         device = self.head.bias.device
         planes = torch.from_numpy(np.stack([model_input(square, SIDE) for square in squares]))[:, None]
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), exact():
             return np.asarray(self(planes.to(device)).float().cpu().numpy())
 
     def tensors(self) -> Tensors:

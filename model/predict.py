@@ -17,7 +17,7 @@ from model.engine import EngineError, StageMaps
 from model.gate import Gate, gate_features
 from model.hanging import HANGINGS, PUT_RIGHT
 from model.locate import Locator, network_input, over_film
-from model.network import ARCHITECTURE, Network
+from model.network import ARCHITECTURE, Network, exact
 from model.onnx_engine import ONNX_RUNTIME, onnx_stage_maps
 from model.prediction import NEAR_THRESHOLD, NOT_A_CHEST, Finding, Prediction, finding_for, pattern_for
 from model.weights import Tensors, WeightsError, WeightsInfo, default_weights, load_weights
@@ -167,8 +167,7 @@ class Predictor:
         planes, frames = network_input(self.locator, films, self.info.input_size)
         if self._device.type == "cuda":
             planes = planes.pin_memory()
-        # Without TF32, CUDA's convolutions are as exact as the processor's.
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), exact():
             tensor = planes.to(self._device, memory_format=torch.channels_last, non_blocking=True)
             explained = self._network.explained(self._stage_maps(tensor))
             logits, patterns = (each.double().cpu().numpy() for each in (explained.logits, explained.pattern))

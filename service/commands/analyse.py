@@ -70,7 +70,7 @@ def analyse_file(file: Path, predictor: Predictor, settings: Settings) -> Answer
     """Return what is said of one DICOM file, JPEG or PNG."""
     ages = predictor.info.population_age_years
     flags: tuple[str, ...]
-    film = Described()
+    film: Described | None = None
     pixels: npt.NDArray[Any]
     try:
         if file.suffix.lower() in PICTURES:
@@ -98,7 +98,7 @@ def analyse_file(file: Path, predictor: Predictor, settings: Settings) -> Answer
             prediction.pattern,
             (*flags, *prediction.flags) if analysed else (),
         ),
-        validated=sentence(film, population_of(predictor.info)) if analysed and film != Described() else "",
+        validated=sentence(film, population_of(predictor.info)) if analysed and film is not None else "",
     )
 
 

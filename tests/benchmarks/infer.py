@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.cuda_engine import graphed
+from model.cuda_engine import Graphed
+from model.network import exact
 from model.onnx_engine import onnx_stage_maps
 from model.predict import Predictor
 
@@ -48,7 +49,7 @@ def _ways(predictor: Predictor, device: torch.device) -> dict[str, tuple[Way, to
         return ways
 
     def graph(kind: torch.dtype) -> Way:
-        maps = graphed(network, size, kind)
+        maps = Graphed(network, size, kind)
         return lambda films: network.explained(maps(films))
 
     def autocast(films: torch.Tensor) -> object:
@@ -114,7 +115,7 @@ def main() -> None:
     peaks = {kind: _peak(device, kind) for _, kind in ways.values()}
     rates: dict[tuple[str, int], list[float]] = defaultdict(list)
     most: dict[torch.dtype, list[float]] = defaultdict(list)
-    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.inference_mode(), exact():
         for batch in _BATCHES:
             films = torch.randn(batch, 1, size, size, device=device)
             for way, _ in ways.values():

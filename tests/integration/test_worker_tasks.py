@@ -405,3 +405,12 @@ def test_hints_are_written_for_what_is_ready_and_again_when_redis_forgot_them(
     assert b"application/json" in message
     redis.kill()
     assert enqueuer.enqueue_ready() == "Redis cannot be reached"
+
+
+def test_what_infer_computes_with_is_told_without_loading_anything(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer, "_used", {})
+    assert infer.about(context) == {}
+    infer.warm_up(context)
+    assert infer.about(context) == {"device": "CPU, ONNX Runtime", "model": context.model().info.sha256}

@@ -1,7 +1,7 @@
 """Queue `infer`: films that wait, as one batch through the network."""
 
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ from worker.context import Context, Serving, discarding
 from worker.gpu import own_gpu
 
 _BATCH = 8
+_used: dict[str, str] = {}
+_gpu = cache(own_gpu)
 _log = structlog.get_logger()
 
 
@@ -49,11 +51,9 @@ def warm_up(context: Context) -> None:
     _predictor(context, model)
 
 
-def about(context: Context) -> dict[str, str]:
-    """Return what this process computes with."""
-    model = context.model()
-    predictor = _predictor(context, model)
-    return {"device": f"{predictor.device}, {predictor.engine}", "model": model.info.sha256}
+def about(_: Context) -> dict[str, str]:
+    """Return what this process computed with last; another thread asks, so nothing is loaded for it."""
+    return _used.copy()
 
 
 def run(context: Context) -> None:
@@ -143,10 +143,11 @@ def _adopt(context: Context, mine: int) -> None:
 
 
 def _predictor(context: Context, model: Serving) -> Predictor:
-    predictor = _load(model.path, context.settings.engine, own_gpu(context.spool.root))
+    predictor = _load(model.path, context.settings.engine, _gpu(context.spool.root))
     if predictor.info.sha256 != model.info.sha256:
         raise WeightsError(f"{model.path} was changed while it was read")
     predictor.info = model.info  # with the threshold that was decided last
+    _used.update(device=f"{predictor.device}, {predictor.engine}", model=model.info.sha256)
     return predictor
 
 

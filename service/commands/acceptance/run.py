@@ -24,7 +24,7 @@ from service.commands.doctor import checks, show
 from service.core.audit import Audit
 from service.core.checks import Check
 from service.core.destination import Destination
-from service.core.errors import DeliveryError
+from service.core.errors import ConfigurationError, DeliveryError
 from service.core.ledger import Ledger, now
 from service.core.purge import purge
 from service.core.settings import Settings
@@ -92,7 +92,7 @@ def _is_here(settings: Settings, study_instance_uid: str) -> bool:
         with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:
             here = exists().where(Study.study_instance_uid == study_instance_uid)
             return bool(session.scalar(select(here)))
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ConfigurationError):
         return True
 
 

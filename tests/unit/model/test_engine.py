@@ -1,5 +1,6 @@
 """The faster engine gives what torch gives, or is not used."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from model import cuda_engine, engine
 from model.cuda_engine import FILMS, MOST, cuda_stage_maps
 from model.engine import EngineError
-from model.network import Network
+from model.network import Network, exact
 from model.onnx_engine import TOLERANCE, onnx_stage_maps
 from model.predict import Predictor
 from tests.unit.model.conftest import chest
@@ -83,13 +84,15 @@ Maps = list[torch.Tensor]
 
 @pytest.fixture
 def recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compute anew where a GPU would replay its graph."""
+    """Compute anew where a GPU would replay its graph, which keeps nothing alive that it reads."""
 
     def captured(compute: Callable[[], Maps], _: torch.device) -> tuple[Callable[[], None], Maps]:
-        stages = compute()
+        stages, again = compute(), weakref.WeakMethod(compute)  # type: ignore[type-var]
 
         def replay() -> None:
-            for kept, new in zip(stages, compute(), strict=True):
+            still = again()
+            assert still is not None, "what the graph reads is gone"
+            for kept, new in zip(stages, still(), strict=True):
                 kept.copy_(new)
 
         return replay, stages
@@ -114,7 +117,7 @@ def test_shipped_weights_score_in_half_precision_as_they_do(count: int) -> None:
 @pytest.mark.usefixtures("recomputed")
 def test_a_film_scores_the_same_whatever_it_comes_with() -> None:
     predictor = Predictor.load(device="cpu")
-    predictor._stage_maps = cuda_engine.graphed(predictor.network, predictor.info.input_size, torch.float16)
+    predictor._stage_maps = cuda_engine.Graphed(predictor.network, predictor.info.input_size, torch.float16)
     films = _films(FILMS + 2)
     together = predictor.score(films).probability
     alone = np.concatenate([predictor.score([film]).probability for film in films])
@@ -143,3 +146,11 @@ def test_a_gpu_that_captures_no_graph_computes_with_torch(
     network = Predictor.load(weights, "cpu").network
     with pytest.raises(EngineError, match="CUDA graph cannot run these weights: CUDA error"):
         cuda_stage_maps(network, 64, 1.0)
+
+
+def test_exact_arithmetic_is_cudnn_without_tf32() -> None:
+    with exact():
+        cudnn = torch.backends.cudnn
+        assert (cudnn.enabled, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic) == (
+            *(True, False, False, True),
+        )

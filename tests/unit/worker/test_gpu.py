@@ -1,10 +1,13 @@
 """Workers share out the GPUs of a machine."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-torch.cuda.device_count = lambda: 2
+torch.cuda.is_available, torch.cuda.init, torch.cuda.device_count = lambda: True, lambda: None, lambda: 2
 torch.cuda.get_device_properties = lambda number: SimpleNamespace(uuid=f"GPU-{number}")
 from worker.gpu import own_gpu
 print(own_gpu(Path(sys.argv[1])), flush=True)
@@ -44,7 +47,27 @@ def test_workers_share_out_the_gpus_and_a_dead_one_s_is_taken_next(tmp_path: Pat
         assert others.enter_context(worker(tmp_path)) == second
 
 
-def test_without_a_gpu_nothing_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert own_gpu(tmp_path) is None
+def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let torch see so many."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda of: SimpleNamespace(uuid=of))
+
+
+def test_without_a_gpu_nothing_is_chosen_and_a_single_one_needs_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, chosen in ((0, None), (1, "cuda:0")):
+        gpus(monkeypatch, number)
+        assert own_gpu(tmp_path) == chosen
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_locked_it_is_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    gpus(monkeypatch, 2)
+    monkeypatch.setattr(fcntl, "flock", fails)
+    assert own_gpu(tmp_path) == "cuda:0"

@@ -129,5 +129,9 @@ def test_every_device_scores_as_exact_arithmetic_does(shipped: Predictor) -> Non
         exact = deepcopy(shipped._network).double().explain(tensor.double()).logits.numpy()
     expected = probabilities(exact, *shipped.info.calibration)
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        found = Predictor.load(device=device).score([_picture()]).probability
-        assert found == pytest.approx(expected, abs=5e-4), device
+        for fastest in (False, True) if device == "cuda" else (False,):
+            predictor = Predictor.load(device=device, fastest=fastest)
+            for _ in range(2):  # what is allocated in between must not be what the second one reads
+                found = predictor.score([_picture()]).probability
+                assert found == pytest.approx(expected, abs=1e-3 if fastest else 5e-4), predictor.engine
+                Predictor.load(device=device)
