@@ -37,6 +37,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "none (the recipe)": {},
     WHOLE_FILMS: {},
     "no borrowing from other films": {"histogram": 0.0, "spectrum": 0.0, "surround": 0.0},
+    "spectra borrowed by 30 % of the films": {"spectrum": 0.3},
     "no augmentation": {"augmentation": 0.0},
     "no settling": {"epochs": 6, "settle": 0},
     "classes not balanced": {"balanced": False},

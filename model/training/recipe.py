@@ -45,8 +45,8 @@ class Recipe:
 
     sizes: tuple[int, int, int] = (112, 160, 160)
     film_side: int = 224
-    epochs: int = 24
-    settle: int = 6
+    epochs: int = 40
+    settle: int = 14
     settle_rate: float = 0.15
     settle_augmentation: float = 0.5
     batch: int = 32
@@ -64,7 +64,7 @@ class Recipe:
     augmentation: float = 1.0
     balanced: bool = True
     histogram: float = 0.3
-    spectrum: float = 0.3
+    spectrum: float = 0.5
     surround: float = 0.25
     pattern: float = 0.3
     init: str = ""

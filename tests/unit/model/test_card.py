@@ -60,9 +60,12 @@ def test_an_experiment_with_another_population_stands_in_the_card_with_its_chang
     for file in card.EVIDENCE.glob("*.json"):
         shutil.copy(file, tmp_path)
     experiment = {"folds": 5, "replayed": 2, "first": population, "extra": population}
+    experiment["weights"] = {"name": "pneumonia", "version": "0.1.0", "sha256": "of older ones"}
     experiment["recipe"] = {"epochs": 5, "settle": 2, "sizes": [160, 160, 160]}
     (tmp_path / "adults.json").write_text(json.dumps(experiment))
     said = card.render(tmp_path)
+    assert "5 networks that start from pneumonia 0.1.0 and learn adults" in said
+    assert "| adults, pneumonia 0.1.0 | 7 | 0.900 (0.800 to 0.950) |" in said
     assert "| adults, widened | 7 | 0.900 (0.800 to 0.950) |" in said
     assert "| children, change | | -0.025 (-0.030 to -0.020) |" in said
     assert "On the first population something was forgotten; on the other one no gain is shown" in said
