@@ -98,7 +98,9 @@ def test_feedback_is_kept_beside_the_result_with_the_result_as_it_was(context: C
     answer = give(api, uid, "disagree", finding="absent", note="Skin fold.", reader="Dr. Weber")
     assert answer.status_code == 201, answer.text
     (row,) = rows(context)
-    assert (row.revision, row.finding, row.probability, row.threshold) == (1, "present", 0.9, 0.31)
+    assert (row.revision, row.finding, row.probability, row.threshold) == (
+        *(1, "present", 0.9, context.model().info.threshold),
+    )
     assert (row.assessment, row.own_finding, row.note, row.reader, row.user, row.source) == (
         *("disagree", "absent", "Skin fold.", "Dr. Weber", "clinician-token", "api"),
     )
