@@ -1,17 +1,22 @@
-"""The body of the network on a GPU: half precision on the tensor cores, launched as one CUDA graph.
+"""The body of the network on a GPU: its convolutions in half precision, all of it launched as one CUDA graph.
 
 A film costs a GPU far less than it costs the processor to launch some sixty kernels one by one; a graph
 launches them at once. It is captured for one number of films and always run for so many: with other numbers
 cuDNN picks other kernels, and a film's score would depend, in its fourth decimal, on what it came with.
+
+Kernels are stored at half precision, so nothing is lost by computing with them so; normalisation, which would
+have to be rounded anew where it is folded into them, and sums stay in single precision.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
-from model.engine import EngineError, StageMaps, Tolerance, folded, hold_against_torch
+from model.engine import EngineError, StageMaps, Tolerance, hold_against_torch
 from model.network import Network, exact
 
 FILMS = 8
@@ -49,16 +54,16 @@ def cuda_stage_maps(network: Network, size: int, slope: float) -> tuple[StageMap
     log_odds = 4.0 * MOST / max(slope, MOST)
     try:
         # Values up to 16 may differ by two units in the last place of half precision.
-        run = _checked(network, size, torch.float16, Tolerance(2.0**-6, log_odds), _HALF)
+        run = _checked(in_half(network), network, size, Tolerance(2.0**-6, log_odds), _HALF)
     except EngineError as fault:
         single = Tolerance(1e-3, min(1e-3, log_odds))
-        return _checked(network, size, torch.float32, single, _SINGLE), _SINGLE, str(fault)
+        return _checked(network, network, size, single, _SINGLE), _SINGLE, str(fault)
     return run, _HALF, ""
 
 
-def _checked(network: Network, size: int, kind: torch.dtype, allowed: Tolerance, name: str) -> StageMaps:
+def _checked(body: Network, network: Network, size: int, allowed: Tolerance, name: str) -> StageMaps:
     try:
-        run = Graphed(network, size, kind)
+        run = Graphed(body, size)
         hold_against_torch(network, run, size, allowed, name)
     except RuntimeError as fault:  # torch's class for whatever CUDA and cuDNN say
         raise EngineError(f"{name} cannot run these weights: {fault}") from fault
@@ -66,7 +71,7 @@ def _checked(network: Network, size: int, kind: torch.dtype, allowed: Tolerance,
 
 
 class Graphed:
-    """What does `Network.stage_maps` by a graph of `FILMS` films, computed in `kind`.
+    """What does `Network.stage_maps` by a graph of `FILMS` films.
 
     Raises
     ------
@@ -74,11 +79,10 @@ class Graphed:
         When the GPU cannot run or capture it.
     """
 
-    def __init__(self, network: Network, size: int, kind: torch.dtype) -> None:
+    def __init__(self, network: Network, size: int) -> None:
         device = network.head.bias.device
-        self._kind = kind
-        # The graph reads these where they lie: they live as long as it does.
-        self._body = folded(network).to(kind)
+        # The graph reads both where they lie: they live as long as it does.
+        self._network = network
         films = torch.zeros(FILMS, 1, size, size, device=device)
         self._films = films.to(memory_format=torch.channels_last)
         self._replay, self._stages = _captured(self._compute, device)
@@ -94,7 +98,29 @@ class Graphed:
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
     def _compute(self) -> list[torch.Tensor]:
-        return [maps.float() for maps in self._body.stage_maps(self._films.to(self._kind))]
+        return self._network.stage_maps(self._films)
+
+
+class _InHalf(nn.Module):
+    """A convolution in half precision between values in single precision."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self._convolution = convolution.half()
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self._convolution(maps.half())
+        return found.float()
+
+
+def in_half(network: Network) -> Network:
+    """Return a copy whose convolutions compute in half precision."""
+    body = copy.deepcopy(network)
+    for layer in list(body.modules()):
+        for name, part in list(layer.named_children()):
+            if isinstance(part, nn.Conv2d):
+                setattr(layer, name, _InHalf(part))
+    return body
 
 
 def _captured(

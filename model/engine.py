@@ -7,15 +7,13 @@ hash stays the model's only identity.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.network import Block, Explained, Network, exact
+from model.network import Explained, Network, exact
 
 StageMaps = Callable[[torch.Tensor], list[torch.Tensor]]
 """What `Network.stage_maps` does."""
@@ -33,19 +31,6 @@ class Tolerance(NamedTuple):
 
 class EngineError(Exception):
     """The engine cannot be used for these weights on this machine; torch can."""
-
-
-def folded(network: Network) -> Network:
-    """Return a copy with batch normalisation inside the convolutions (Jacob et al., CVPR 2018, 3.2)."""
-    body = copy.deepcopy(network)
-    _fold(body.stem, "0", "1")
-    for layer in body.modules():
-        if isinstance(layer, Block):
-            _fold(layer, "conv1", "bn1")
-            _fold(layer, "conv2", "bn2")
-            if layer.downsample is not None:
-                _fold(layer.downsample, "0", "1")
-    return body
 
 
 def hold_against_torch(network: Network, run: StageMaps, size: int, allowed: Tolerance, name: str) -> None:
@@ -82,9 +67,3 @@ def hold_against_torch(network: Network, run: StageMaps, size: int, allowed: Tol
 
 def _log_odds(explained: Explained) -> tuple[torch.Tensor, ...]:
     return explained.logits, explained.pattern
-
-
-def _fold(layer: nn.Module, convolution: str, norm: str) -> None:
-    kept: Any = layer.get_submodule(convolution), layer.get_submodule(norm)
-    setattr(layer, convolution, fuse_conv_bn_eval(*kept))
-    setattr(layer, norm, nn.Identity())

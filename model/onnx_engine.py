@@ -6,12 +6,14 @@ from the loaded network in a quarter of a second.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.engine import EngineError, StageMaps, Tolerance, folded, hold_against_torch
+from model.engine import EngineError, StageMaps, Tolerance, hold_against_torch
 from model.network import WIDTHS, Block, Network
 
 ONNX_RUNTIME = "ONNX Runtime"
@@ -42,7 +44,7 @@ def onnx_stage_maps(network: Network, size: int) -> StageMaps:
         options.inter_op_num_threads = 1
         # Waiting threads would burn the processor time of the other roles.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = _graph(folded(network))
+        graph = _graph(_folded(network))
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as fault:  # ONNX Runtime raises classes of its own, each an Exception
         raise EngineError(f"{ONNX_RUNTIME} cannot run these weights: {fault}") from fault
@@ -117,3 +119,22 @@ def _graph(network: Network) -> bytes:
     )
     checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def _folded(network: Network) -> Network:
+    """Return a copy with batch normalisation inside the convolutions (Jacob et al., CVPR 2018, 3.2)."""
+    body = copy.deepcopy(network)
+    _fold(body.stem, "0", "1")
+    for layer in body.modules():
+        if isinstance(layer, Block):
+            _fold(layer, "conv1", "bn1")
+            _fold(layer, "conv2", "bn2")
+            if layer.downsample is not None:
+                _fold(layer.downsample, "0", "1")
+    return body
+
+
+def _fold(layer: nn.Module, convolution: str, norm: str) -> None:
+    kept: Any = layer.get_submodule(convolution), layer.get_submodule(norm)
+    setattr(layer, convolution, fuse_conv_bn_eval(*kept))
+    setattr(layer, norm, nn.Identity())

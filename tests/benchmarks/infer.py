@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.cuda_engine import Graphed
-from model.network import exact
+from model.cuda_engine import Graphed, in_half
+from model.network import Network, exact
 from model.onnx_engine import onnx_stage_maps
 from model.predict import Predictor
 
@@ -48,8 +48,8 @@ def _ways(predictor: Predictor, device: torch.device) -> dict[str, tuple[Way, to
         ways["ONNX Runtime"] = (lambda films: network.explained(maps(films)), torch.float32)
         return ways
 
-    def graph(kind: torch.dtype) -> Way:
-        maps = Graphed(network, size, kind)
+    def graph(body: Network) -> Way:
+        maps = Graphed(body, size)
         return lambda films: network.explained(maps(films))
 
     def autocast(films: torch.Tensor) -> object:
@@ -57,8 +57,8 @@ def _ways(predictor: Predictor, device: torch.device) -> dict[str, tuple[Way, to
             return network.explain(films.contiguous(memory_format=last))
 
     compiled = torch.compile(network.explain, mode="reduce-overhead")
-    ways["CUDA graph in half precision (the worker's)"] = (graph(torch.float16), torch.float16)
-    ways["CUDA graph"] = (graph(torch.float32), torch.float32)
+    ways["CUDA graph in half precision (the worker's)"] = (graph(in_half(network)), torch.float16)
+    ways["CUDA graph"] = (graph(network), torch.float32)
     ways["torch, autocast to half precision"] = (autocast, torch.float16)
     ways["compiled, with CUDA graphs"] = (
         lambda films: compiled(films.contiguous(memory_format=last)),

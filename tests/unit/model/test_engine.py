@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from model import cuda_engine, engine
+from model import cuda_engine, onnx_engine
 from model.cuda_engine import FILMS, MOST, cuda_stage_maps
 from model.engine import EngineError
 from model.network import Network, exact
@@ -49,14 +49,14 @@ def test_shipped_weights_run_on_it() -> None:
 def test_an_engine_that_computes_something_else_is_not_used(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fuse = engine.fuse_conv_bn_eval
+    fuse = onnx_engine.fuse_conv_bn_eval
 
     def wrong(*layers: torch.nn.Module) -> torch.nn.Conv2d:
         convolution = fuse(*layers)
         convolution.bias.data += 0.01
         return convolution
 
-    monkeypatch.setattr(engine, "fuse_conv_bn_eval", wrong)
+    monkeypatch.setattr(onnx_engine, "fuse_conv_bn_eval", wrong)
     predictor = Predictor.load(weights, "cpu", fastest=True)
     assert predictor.engine == "torch"
     assert "differs from torch by" in predictor.engine_fault
@@ -117,7 +117,7 @@ def test_shipped_weights_score_in_half_precision_as_they_do(count: int) -> None:
 @pytest.mark.usefixtures("recomputed")
 def test_a_film_scores_the_same_whatever_it_comes_with() -> None:
     predictor = Predictor.load(device="cpu")
-    predictor._stage_maps = cuda_engine.Graphed(predictor.network, predictor.info.input_size, torch.float16)
+    predictor._stage_maps = cuda_engine.Graphed(predictor.network, predictor.info.input_size)
     films = _films(FILMS + 2)
     together = predictor.score(films).probability
     alone = np.concatenate([predictor.score([film]).probability for film in films])
