@@ -123,12 +123,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"4:3 {row['framed']:.4f}; specificity {row['specificity']:.3f}, "
                 f"4:3 {row['framed_specificity']:.3f}"
             )
+            if options.json is not None:  # each time, for a run that is stopped
+                report = {"n": len(held.validation), "recipe": asdict(SHORT), "rows": rows}
+                options.json.write_text(json.dumps(report, indent=2) + "\n")
     except (DataError, ResumeError, OSError) as fault:
         sys.stderr.write(f"ablation: {fault}\n")
         return 1
-    report = {"n": len(held.validation), "recipe": asdict(SHORT), "rows": rows}
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 
