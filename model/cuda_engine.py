@@ -1,8 +1,9 @@
 """The body of the network on a GPU: its convolutions in half precision, all of it launched as one CUDA graph.
 
-A film costs a GPU far less than it costs the processor to launch some sixty kernels one by one; a graph
-launches them at once. It is captured for one number of films and always run for so many: with other numbers
-cuDNN picks other kernels, and a film's score would depend, in its fourth decimal, on what it came with.
+A small network's kernels are soon done, so that launching some sixty of them one by one is what would take
+the time; a graph launches them at once. It is captured for one number of films and always run for so many:
+with other numbers cuDNN picks other kernels, and a film's score would depend, in its fourth decimal, on what
+it came with.
 
 Kernels are stored at half precision, so nothing is lost by computing with them so; normalisation, which would
 have to be rounded anew where it is folded into them, and sums stay in single precision.
@@ -30,7 +31,10 @@ _WARMING = 3
 
 
 def cuda_stage_maps(network: Network, size: int, slope: float) -> tuple[StageMaps, str, str]:
-    """Return what does `Network.stage_maps` fastest, with every probability within `MOST` of torch's.
+    """Return what does `Network.stage_maps` fastest, with no probability further than `MOST` from torch's.
+
+    That is checked on random films, which are no films of a site: `deploy/decisions.md` has what was measured
+    on chests.
 
     Parameters
     ----------

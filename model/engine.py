@@ -18,7 +18,7 @@ from model.network import Explained, Network, exact
 StageMaps = Callable[[torch.Tensor], list[torch.Tensor]]
 """What `Network.stage_maps` does."""
 
-_FINEST = (5, 20, 80)
+_CELLS = (5, 20, 80)
 """Cells along a side of the random films, so that all layers of the network have something to see."""
 
 
@@ -51,7 +51,7 @@ def hold_against_torch(network: Network, run: StageMaps, size: int, allowed: Tol
         When they differ by more than is allowed.
     """
     maker = torch.Generator().manual_seed(0)
-    coarse = [torch.randn(4, 1, cells, cells, generator=maker) for cells in _FINEST]
+    coarse = [torch.randn(4, 1, cells, cells, generator=maker) for cells in _CELLS]
     films = torch.cat([nn.functional.interpolate(each, size, mode="bilinear") for each in coarse])
     films = films.to(network.head.bias.device, memory_format=torch.channels_last)
     with torch.inference_mode(), exact():

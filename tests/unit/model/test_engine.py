@@ -103,11 +103,11 @@ def recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("recomputed")
 @pytest.mark.parametrize("count", [1, FILMS + 3])
 def test_shipped_weights_score_in_half_precision_as_they_do(count: int) -> None:
-    exact, half = Predictor.load(device="cpu"), Predictor.load(device="cpu")
+    single, half = Predictor.load(device="cpu"), Predictor.load(device="cpu")
     half._stage_maps, name, fault = cuda_stage_maps(half.network, half.info.input_size, 1.5)
     assert (name, fault) == ("CUDA graph in half precision", "")
     films = _films(count)
-    expected, found = exact.score(films), half.score(films)
+    expected, found = single.score(films), half.score(films)
     for name in ("probability", "bacterial"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=MOST)
     np.testing.assert_allclose(found.gate_distance, expected.gate_distance, atol=1e-2)
