@@ -43,7 +43,7 @@ def _uid(number: int) -> str:
 
 def fill(url: str, studies: int = _STUDIES, unfinished: int = _UNFINISHED) -> None:
     """Write so many studies into an empty, migrated ledger, straight into its tables."""
-    engine, chance, began = open_engine(url), random.Random(1), now() - timedelta(days=365)
+    engine, chance, began = open_engine(url, bounded=False), random.Random(1), now() - timedelta(days=365)
     with engine.begin() as connection:
         connection.execute(
             insert(Model).values(

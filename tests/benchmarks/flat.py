@@ -41,7 +41,7 @@ def _databases() -> Iterator[list[tuple[str, str, psutil.Process | None]]]:
 
 def _let_expire(url: str) -> None:
     """Leave nothing for retention to remove: it would be measured too."""
-    engine = open_engine(url)
+    engine = open_engine(url, bounded=False)
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL statement_timeout = 0"))
