@@ -115,11 +115,12 @@ class IncomingFile:
     def flush(self) -> None:
         """Give back the room that was taken for more than came; no byte is held back.
 
-        What is left goes on its way to the disk while the header is looked at.
+        What is left goes on its way to the disk while the header is looked at. Not before: the system would
+        wait for the end of the file to be written before it takes back what lies behind it.
         """
+        self._give_back()
         if not self.closed:
             self._write_out(1)
-        self._give_back()
 
     def close(self) -> None:
         """Close; a second time is fine."""
