@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import case, or_, select
 
 from service.core.errors import OutOfResources, Refused
 from service.core.incoming import abandoned
@@ -55,20 +55,21 @@ def differences(ledger: Ledger, spool: Spool) -> Iterator[tuple[set[str], set[st
     Files are listed before the ledger is asked, so one that is named meanwhile is not among them; one that
     still waits for its row is (`waits_for_repair`).
     """
-    columns = [
-        column
+    naming = [
+        [column for column in table.columns if column.name == "path" or column.name.endswith("_path")]
         for table in Base.metadata.sorted_tables
-        for column in table.columns
-        if column.name == "path" or column.name.endswith("_path")
     ]
     for digit in _HEX:
         there = {
             path for folder in FOLDERS for second in _HEX for path in _files(spool, folder, digit + second)
         }
         named: set[str] = set()
-        for column in columns:
+        for columns in filter(None, naming):  # each table is gone through once, whatever it names
+            here = {column: column.like(f"%/{digit}_/%") for column in columns}
+            names = select(*(case((is_here, column)) for column, is_here in here.items()))
             with ledger.read() as session:
-                named.update(session.scalars(select(column).where(column.like(f"%/{digit}_/%"))))
+                rows = session.execute(names.where(or_(*here.values())))
+                named.update(name for row in rows for name in row if name)
         yield there - named, {path for path in named - there if not spool.absolute(path).exists()}
 
 

@@ -22,6 +22,7 @@ def bench(folder: Path, *options: str, timeout: float = 170) -> subprocess.Compl
     )
 
 
+@pytest.mark.long
 def test_the_benchmark_tells_seconds_by_stage_and_what_each_role_uses(tmp_path: Path) -> None:
     size = ("--films", "3", "--singles", "1", "--megabytes", "0.5", "--associations", "2")
     done = bench(tmp_path, *size, "--plot", "bench.png", "--json")

@@ -387,6 +387,7 @@ def no_file_that_is_kept_or_made_has_anything_in_its_preamble(lived: Gateway) ->
     assert {path.read_bytes()[:132] for path in files} == {bytes(128) + b"DICM"}
 
 
+@pytest.mark.long
 def test_a_patient_of_canaries_is_found_nowhere_but_where_patients_may_be(tmp_path: Path) -> None:
     """One test, since all of it looks at one gateway that takes its time."""
     broken = []

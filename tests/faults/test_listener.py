@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import socket
 import ssl
 import subprocess
 import threading
@@ -137,6 +138,8 @@ def test_a_peer_that_never_reads_is_ended(running: Site) -> None:
     before = set(threading.enumerate())
     with running.peer() as peer, pytest.raises((ConnectionError, TimeoutError)):  # noqa: PT012
         peer.socket.settimeout(SHORT.pdu + _PATIENCE)
+        # Else the system would take some 40,000 responses before the listener has to wait.
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         while True:
             peer.send(peers.p_data(peers.echo_rq(), peers.ECHO_CONTEXT_ID, command=True) * 50)
     running.settle(before)
