@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.progress import Progress
 from sqlalchemy import select
 
 from service.commands.bench import films, rivals
@@ -81,3 +82,17 @@ def test_a_receiver_that_leaves_films_out_is_told_though_storescu_ends_with_0(tm
     made = list(films.make(tmp_path, 1, 0.5))
     with pytest.raises(ConfigurationError, match=r"PEER did not take every film: E: Store Failed"):
         rivals._send(str(storescu), "PEER", 11112, psutil.Process(), made, 1)
+
+
+def test_a_receiver_that_answers_for_films_and_keeps_none_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dcmtk's storescp takes every film and writes none of them with ``--ignore``."""
+
+    def command(folder: Path, port: int) -> list[str]:
+        return [*rivals._storescp(folder, port), "--ignore"]
+
+    forgetful = rivals._Receiver("STORESCP", command, rivals._nothing)
+    monkeypatch.setitem(rivals._RIVALS, "forgetful", forgetful)
+    with pytest.raises(ConfigurationError, match="forgetful answered for 2 films and kept 0 of them"):
+        rivals.compare(["forgetful"], 2, 0.5, Progress(disable=True))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from pydicom.misc import is_dicom
 from rich.progress import Progress
 
 from service.commands.bench import films
@@ -82,7 +83,12 @@ def compare(names: Sequence[str], count: int, megabytes: float, progress: Progre
                 for name in order:
                     process, port = started[name]
                     made = list(films.make(folder, count, megabytes))
+                    held = _held(folder / name, made)
                     taken = _send(storescu, receivers[name].ae_title, port, process, made, associations)
+                    if (more := _held(folder / name, made) - held) < count:
+                        raise ConfigurationError(f"{name} answered for {count} films and kept {more} of them")
+                    for film in made:
+                        film.item.path.unlink()
                     if turn >= 0:
                         found[name][associations].append(taken)
                         progress.advance(task)
@@ -124,9 +130,14 @@ def _send(
     if any(sender.returncode for sender in senders) or "Store Failed" in said:
         raise ConfigurationError(f"{ae_title} did not take every film: {said.strip() or 'storescu failed'}")
     time.sleep(0.2)  # the end of the associations is theirs too
-    for film in made:
-        film.item.path.unlink()
     return Taken(len(made) / took, 1000 * (_cpu_seconds(process) - used) / len(made))
+
+
+def _held(folder: Path, made: Sequence[Film]) -> int:
+    """Return how many files of a receiver are such films."""
+    least = 0.9 * made[0].item.path.stat().st_size
+    files = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size >= least)
+    return sum(is_dicom(path) for path in files)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
