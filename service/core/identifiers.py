@@ -5,6 +5,7 @@ model under the same settings is the same object, however often it is computed o
 """
 
 import re
+from functools import lru_cache
 
 from pydicom.uid import UID, generate_uid
 
@@ -13,6 +14,8 @@ from service.core.errors import InvalidUID
 # PS3.5 9.1: components of digits without leading zeros, 64 characters at most. Real modalities do write
 # leading zeros, so those are let through; letters, slashes, NUL and empty components are not.
 _ACCEPTED = re.compile(r"[0-9]+(\.[0-9]+)*")
+# Each UID of an object is looked at some five times while it is received, and pydicom checks each anew.
+_made = lru_cache(maxsize=256)(UID)
 
 
 def checked_uid(value: object, keyword: str) -> UID:
@@ -27,7 +30,7 @@ def checked_uid(value: object, keyword: str) -> UID:
     text = str(value) if value is not None else ""
     if len(text) > 64 or not _ACCEPTED.fullmatch(text):
         raise InvalidUID(f"{keyword} is not a valid UID (PS3.5 9.1)")
-    return UID(text)
+    return _made(text)
 
 
 def derived_uid(*parts: str) -> UID:

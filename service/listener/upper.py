@@ -28,6 +28,7 @@ from pynetdicom import (
     AE,
     PYNETDICOM_IMPLEMENTATION_UID,
     PYNETDICOM_IMPLEMENTATION_VERSION,
+    dimse_primitives,
     pdu_items,
     presentation,
 )
@@ -80,7 +81,7 @@ def missing_internals() -> list[str]:
         *((DIMSEMessage(), name) for name in ("encoded_command_set", "data_set", "context_id")),
         *((C_STORE(), name) for name in ("_dataset_file", "_dataset_path", "_context_id")),
         (select, "poll"),
-        *((module, "set_uid") for module in (pdu_items, presentation)),
+        *((module, "set_uid") for module in (dimse_primitives, pdu_items, presentation)),
         (PresentationContext, "add_transfer_syntax"),
     ]
     return [
@@ -91,13 +92,13 @@ def missing_internals() -> list[str]:
 
 
 def remember_uids() -> None:
-    """Let pynetdicom check a UID of a negotiation once in this process, rather than in each of its objects.
+    """Let pynetdicom check a UID once in this process, rather than in each of its objects.
 
     What it finds no fault with it also says nothing of.
 
     Of an association with 120 contexts that is more than half of the work.
     """
-    for module in (pdu_items, presentation):
+    for module in (dimse_primitives, pdu_items, presentation):
         names: dict[str, Any] = vars(module)
         if not hasattr(names["set_uid"], "remembered"):
             names["set_uid"] = _remembering(names["set_uid"])
