@@ -154,10 +154,18 @@ def _info(path: Path, sha256: str) -> WeightsInfo:
 
 
 def _as_decided(info: WeightsInfo, threshold: float | None) -> WeightsInfo:
-    """Return the weights with the site's operating point; a zone without a finding about another one goes."""
+    """Return the weights with the site's operating point.
+
+    The zone without a finding moves with it, and stays as wide in log-odds (`model.calibrate`).
+    """
     if threshold is None:
         return info
-    low, high = info.indeterminate or (threshold, threshold)
-    return replace(
-        info, threshold=threshold, indeterminate=info.indeterminate if low < threshold < high else None
-    )
+    if info.indeterminate is None or not 0.0 < threshold < 1.0:  # all films are present then, or none
+        return replace(info, threshold=threshold, indeterminate=None)
+    moved = _odds(threshold) / _odds(info.threshold)
+    low, high = (moved * _odds(edge) / (1.0 + moved * _odds(edge)) for edge in info.indeterminate)
+    return replace(info, threshold=threshold, indeterminate=(low, high))
+
+
+def _odds(probability: float) -> float:
+    return probability / (1.0 - probability)

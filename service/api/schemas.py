@@ -176,6 +176,13 @@ class StudySummary(BaseModel):
     to_review: bool
     backfilled: bool = False
 
+    @property
+    def to_know(self) -> str:
+        """What is wrong, or why there is no number, and each limit under which a number stands."""
+        result = self.result
+        why = self.attention or self.reason or (result.reason if result else None)
+        return "; ".join(filter(None, (why, *(result.flags if result else ()))))
+
 
 class StudyOut(StudySummary):
     """All that is known of one study, without what identifies the patient."""

@@ -131,7 +131,9 @@ def threshold(settings: Settings, value: float | None, name: str | None, reason:
         models.set_threshold(session, model, value, _decision(reason))
         return model
 
-    said = f"calls pneumonia present from {_threshold(value)} on, from the next film on"
+    said = (
+        f"goes by {_threshold(value)} from the next film on, and the zone that is indeterminate lies about it"
+    )
     return _change(settings, _ledger(settings), change, said, reason)
 
 

@@ -68,7 +68,7 @@ def shown_probability(probability: float | None) -> str:
 
 def _table(page: schemas.StudyList) -> Table:
     table = Table(title="Studies, newest first. Research use only, not for diagnosis.")
-    for heading in ("Study Instance UID", "state", "finding", "probability", "received", "attention"):
+    for heading in ("Study Instance UID", "state", "finding", "probability", "received", "what to know"):
         table.add_column(heading, overflow="fold")
     for study in page.studies:
         result = study.result
@@ -78,7 +78,7 @@ def _table(page: schemas.StudyList) -> Table:
             result.finding.replace("_", " ") if result else "",
             shown_probability(result.probability) if result else "",
             f"{study.received_at:%Y-%m-%d %H:%M:%S}",
-            study.attention or study.reason or (result.reason if result else "") or "",
+            study.to_know,
         )
     return table
 

@@ -111,6 +111,13 @@ def configuration(settings: Settings, fault: str = "") -> Check:
     if settings.config is None:
         return Check("configuration file", True, "none (HILUM_CONFIG)")
     seen = f"{settings.config}, {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s)"
+    if settings.overruled:
+        tables = " and ".join(f"[{name}]" for name in settings.overruled)
+        variables = " and ".join(f"HILUM_{name.upper()}" for name in settings.overruled)
+        mend = f"Take {variables} out of .env and the environment, or {tables} out of the file"
+        return Check(
+            "configuration file", True, f"{seen}; {variables} counts, not its {tables}", mend, warns=True
+        )
     try:
         digest = digest_of(settings.config)
         with closing(Ledger(settings.sqlalchemy_url)) as ledger, ledger.read() as session:

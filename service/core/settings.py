@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     )
     # Of the file alone: no variable of the environment has such a name.
     rules: Annotated[tuple[Rule, ...], NoDecode] = Field((), validation_alias="[[rules]]")
+    # The tables of the file that do not count, since the environment says the same.
+    overruled: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias="[overruled]")
     calling_ae_titles: Annotated[tuple[Peer, ...], NoDecode] = Field(
         (),
         description="Comma list of AE titles that may send, short for `[peers.NAME]`; without either "
@@ -349,6 +351,8 @@ class Settings(BaseSettings):
         if not data.get("config"):
             return data
         table = read_config(Path(str(data["config"])))
+        both = (name for name in ("destinations", "notices") if data.get(name) and table[name])
+        data["[overruled]"] = tuple(both)
         if not data.get("destinations"):
             data["destinations"] = [{"name": name, **entry} for name, entry in table["destinations"].items()]
         data["[[rules]]"] = table["rules"]

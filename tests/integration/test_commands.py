@@ -154,6 +154,27 @@ def test_a_study_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         assert "1.2.3" in missing.stderr
 
 
+def test_doctor_points_at_destinations_that_are_named_twice(tmp_path: Path) -> None:
+    config = tmp_path / "hilum.toml"
+    config.write_text('[destinations.PACS]\nurl = "dicom://PACS@127.0.0.2:9"\n')
+    once = hilum(tmp_path, "doctor", "--json", config=config, min_free_bytes="0")
+    twice = hilum(
+        tmp_path,
+        "doctor",
+        "--json",
+        config=config,
+        destinations="PACS=dicom://PACS@127.0.0.1:9",
+        min_free_bytes="0",
+    )
+    said = [
+        next(check for check in json.loads(run.stdout) if check["name"] == "configuration file")
+        for run in (once, twice)
+    ]
+    assert "HILUM_DESTINATIONS" not in said[0]["seen"]
+    assert "HILUM_DESTINATIONS counts, not its [destinations]" in said[1]["seen"]
+    assert said[1]["mend"].startswith("Take HILUM_DESTINATIONS out of .env")
+
+
 def test_doctor_names_each_fault_with_its_mend(tmp_path: Path) -> None:
     done = hilum(
         tmp_path, "doctor", "--json", destinations="PACS=dicom://PACS@127.0.0.1:9", min_free_bytes="0"

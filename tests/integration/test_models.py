@@ -201,6 +201,29 @@ def test_the_site_s_threshold_decides_and_is_reported(context: Context) -> None:
     assert context.model().info.threshold == read_info(default_weights()).threshold != other
 
 
+@pytest.mark.parametrize(
+    ("threshold", "zone"),
+    [
+        (None, (0.45, 0.55)),
+        (0.5, (0.45, 0.55)),
+        # As far in log-odds as before: 0.55 / 0.45 times the odds, or one by that.
+        (0.2, (0.25 * 0.45 / 0.55 / (1 + 0.25 * 0.45 / 0.55), 0.25 * 0.55 / 0.45 / (1 + 0.25 * 0.55 / 0.45))),
+        (0.0, None),
+        (1.0, None),
+    ],
+)
+def test_the_zone_without_a_finding_lies_about_the_site_s_threshold(
+    context: Context, weights: Path, threshold: float | None, zone: tuple[float, float] | None
+) -> None:
+    _in_shadow(context, weights)
+    with context.ledger.write() as session:
+        model = models.find(session, read_info(weights).sha256)
+        models.promote(session, model, _BY)
+        models.set_threshold(session, model, threshold, _BY)
+    assert read_info(weights).threshold == 0.5
+    assert context.model().info.indeterminate == (zone and pytest.approx(zone))
+
+
 def test_weights_that_were_changed_on_disk_are_not_used(context: Context, weights: Path) -> None:
     shadow = _in_shadow(context, weights)
     with context.ledger.read() as session:
@@ -262,7 +285,9 @@ def test_the_life_of_a_model_from_the_command_line(hilum: "Hilum", weights: Path
     assert "reports from the next film on" in hilum("promote", info.sha256[:12], "--reason", _WHY)
     assert read_info(asked_of_acceptance(hilum.context.settings)) == info
     assert hilum.context.model().info.sha256 == info.sha256
-    assert "from 37.5 % on" in hilum("threshold", "0.375", "--reason", "local prevalence")
+    assert "goes by 37.5 % from the next film on" in hilum(
+        "threshold", "0.375", "--reason", "local prevalence"
+    )
     assert hilum.context.model().info.threshold == 0.375
     assert "reports again" in hilum("rollback", "--reason", _WHY)
     assert hilum.context.model().info.sha256 == shipped.sha256

@@ -13,6 +13,7 @@ import structlog
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
+from service.api import schemas
 from service.api.app import create_app
 from service.core import logs
 from service.core.circuits import failed
@@ -168,6 +169,22 @@ def test_a_study_s_page_says_what_is_wrong_and_all_that_happened(troubled: Clien
     page = troubled().get(f"/studies/{UID}").text
     for said in ("79.8 %", "threshold 50.0 %", "present", "failed", "parked", "received", "PACS", "sr"):
         assert said in page, said
+
+
+def test_a_number_in_a_list_stands_with_its_limits(client: Clients) -> None:
+    api = client()
+    with api.ledger.write() as session:
+        study = session.query(Study).filter_by(study_instance_uid=UID).one()
+        study.finding, study.probability, study.flags = "present", 0.798, ["outside the validated population"]
+    row = api.get("/").text.partition(f'data-uid="{UID}"')[2].partition("</tr>")[0]
+    assert "79.8 %" in row
+    assert "<td>outside the validated population</td>" in row
+    study = next(
+        item for item in api.get("/api/studies").json()["studies"] if item["study_instance_uid"] == UID
+    )
+    assert schemas.StudySummary(**{**study, "attention": "parked"}).to_know == (
+        "parked; outside the validated population"
+    )
 
 
 def test_what_peers_and_data_sets_say_is_text_and_never_a_script(troubled: Clients) -> None:
