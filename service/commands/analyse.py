@@ -127,7 +127,8 @@ def _table(answers: list[Answered], info: WeightsInfo) -> Table:
         if result is None:
             table.add_row(str(answer.file), "error", "", answer.error)
             continue
-        remarks = "; ".join(filter(None, (result.reason, *result.flags, answer.validated)))
+        pattern = f"{result.pattern} pattern" if result.pattern else None
+        remarks = "; ".join(filter(None, (result.reason, pattern, *result.flags, answer.validated)))
         table.add_row(
             str(answer.file), result.finding.replace("_", " "), shown_probability(result.probability), remarks
         )

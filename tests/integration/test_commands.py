@@ -4,12 +4,17 @@ import json
 import socket
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
+from rich.console import Console
 
+from model.weights import default_weights, read_info
+from service.commands import analyse
+from service.core.results import Finding, Result
 from tests import factories
 from tests.servers import StoreScp
 
@@ -98,6 +103,13 @@ def test_analyse_refuses_an_adult_unless_the_site_says_flag(tmp_path: Path) -> N
     assert "not recorded of the validated films" in " ".join(table.replace("│", " ").split())
 
 
+def test_the_table_of_analyse_names_the_pattern_as_its_json_does() -> None:
+    answer = analyse.Answered(Path("film.dcm"), Result(Finding.PRESENT, 0.9, 0.5, pattern="viral"))
+    printed = StringIO()
+    Console(file=printed, width=120).print(analyse._table([answer], read_info(default_weights())))
+    assert "viral pattern" in printed.getvalue()
+
+
 def test_analyse_names_what_it_cannot_read_and_goes_on(tmp_path: Path) -> None:
     text = tmp_path / "text.dcm"
     text.write_text("no film\n" * 50)
@@ -157,12 +169,12 @@ def test_a_study_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_doctor_points_at_destinations_that_are_named_twice(tmp_path: Path) -> None:
     config = tmp_path / "hilum.toml"
     config.write_text('[destinations.PACS]\nurl = "dicom://PACS@127.0.0.2:9"\n')
-    once = hilum(tmp_path, "doctor", "--json", config=config, min_free_bytes="0")
+    once = hilum(tmp_path, "doctor", "--json", config=str(config), min_free_bytes="0")
     twice = hilum(
         tmp_path,
         "doctor",
         "--json",
-        config=config,
+        config=str(config),
         destinations="PACS=dicom://PACS@127.0.0.1:9",
         min_free_bytes="0",
     )
