@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select, update
 
 from service.commands.purge import purge_expired
-from service.commands.status import retry
+from service.commands.status import retry, status
 from service.core import removal, repair, retention
 from service.core.checks import Check, examine
 from service.core.errors import OutOfResources
@@ -662,6 +662,17 @@ def test_purge_expired_shows_and_removes_what_is_due(
     assert len(files(context)) == 4
     assert retry(context.settings, [first(context)]) == 1
     assert "no other try" in capsys.readouterr().err
+
+
+def test_a_finding_on_the_screen_is_for_research_use_only(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reported(context, film())
+    capsys.readouterr()
+    assert status(context.settings, first(context), 1, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "present; 90.0 %" in said
+    assert "Research use only, not for diagnosis." in said
 
 
 def first(context: Context) -> str:
