@@ -112,7 +112,7 @@ class DimsePeer:
 
     def store(self, item: Sendable) -> Sent:
         """Send one object (PS3.4 B.2); see `worker.peer.Peer`."""
-        if item.sop_class_uid not in self._accepted:
+        if not any((item.sop_class_uid, way) in self._as_it_is for way in _ways(item.transfer_syntax_uid)):
             return Sent(None, NotAccepted(NOT_ACCEPTED))
         if not self._association.is_established:
             ended = TransientDelivery("the association ended before the object was sent")
@@ -121,7 +121,7 @@ class DimsePeer:
             status = self._association.send_c_store(self._read(item))
         except RuntimeError:
             return Sent(None, TransientDelivery("the association ended while the object was sent"))
-        except Exception as fault:  # no context for this class and syntax, or a file that cannot be read
+        except Exception as fault:  # a file that cannot be read
             return Sent(None, PermanentDelivery(f"the object cannot be sent ({type(fault).__name__})"))
         if "Status" not in status:
             return Sent(None, TransientDelivery("the destination did not answer in time"))
@@ -236,12 +236,17 @@ class DimsePeer:
         return count >= _MOST_UNANSWERED and time.monotonic() < until
 
 
+def _ways(transfer_syntax_uid: str) -> tuple[str, ...]:
+    """Return the transfer syntaxes in which such an object can go without being transcoded."""
+    return _UNCOMPRESSED if transfer_syntax_uid in _UNCOMPRESSED else (transfer_syntax_uid,)
+
+
 def _offered(destination: Destination, transfer_syntax_uid: str) -> list[str]:
-    """Return the destination's transfer syntaxes in which such an object can go without being transcoded.
+    """Return those of the destination's transfer syntaxes in which such an object can go.
 
     Its settings speak of what is made here; a film that is sent on keeps a syntax of its own.
     """
-    can = _UNCOMPRESSED if transfer_syntax_uid in _UNCOMPRESSED else (transfer_syntax_uid,)
+    can = _ways(transfer_syntax_uid)
     if transfer_syntax_uid not in SYNTAXES.values():
         return list(can)
     return [syntax for syntax in can if syntax in destination.offers]

@@ -11,7 +11,7 @@ from service.api.roles import Act, Caller
 from service.core.errors import InvalidUID
 from service.core.identifiers import checked_uid
 from service.core.ledger import Ledger
-from service.core.retry import retry_study
+from service.core.retry import NOTHING_TO_TRY, retry_study
 from service.core.tables import Study
 
 
@@ -35,8 +35,11 @@ def find(ledger: Ledger, study_instance_uid: UID) -> schemas.StudyOut:
     return found
 
 
-def retry(ledger: Ledger, study_instance_uid: UID, caller: Caller, *, as_built: bool) -> None:
-    """Give what failed or was parked of a study another try, or answer 403, 404, or 409 without its files."""
+def retry(ledger: Ledger, study_instance_uid: UID, caller: Caller, *, as_built: bool) -> bool:
+    """Give what failed or was parked of a study another try, or answer 403, 404, or 409 without its files.
+
+    Returns whether there was anything to try again.
+    """
     if as_built:
         caller.must(Act.SEND_AS_BUILT)
     with ledger.write() as session:
@@ -46,5 +49,8 @@ def retry(ledger: Ledger, study_instance_uid: UID, caller: Caller, *, as_built: 
         if found is None:
             raise HTTPException(404, "no such study")
         why = retry_study(session, found, as_built=as_built, by=caller.name or "a person")
+    if why == NOTHING_TO_TRY:
+        return False
     if why:
         raise HTTPException(409, f"no other try: {why}")
+    return True

@@ -177,14 +177,15 @@ def _api(live: Live, ledger: Ledger, feed: Feed) -> APIRouter:
     @router.post("/api/studies/{study_instance_uid}/retry")
     def retry(
         caller: Annotated[Caller, may(Act.RETRY)], study_instance_uid: StudyUID, as_built: bool = False
-    ) -> dict[str, Literal["retried"]]:
+    ) -> dict[str, Literal["retried", "nothing to try again"]]:
         """Give what failed or was parked of one study another try.
 
         With `as_built` what is parked is sent under the patient that it names, whatever its destination says;
-        an administrator may. Answers 409 when the study's files were removed: it has to be sent again.
+        an administrator may. Says so when nothing failed or is parked, and answers 409 when the study's files
+        were removed: it has to be sent again.
         """
-        actions.retry(ledger, study_instance_uid, caller, as_built=as_built)
-        return {"status": "retried"}
+        tried = actions.retry(ledger, study_instance_uid, caller, as_built=as_built)
+        return {"status": "retried" if tried else "nothing to try again"}
 
     @router.get("/api/models", dependencies=_READER)
     def every_model() -> schemas.Models:

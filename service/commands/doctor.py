@@ -64,7 +64,10 @@ def checks(settings: Settings, fault: str = "") -> Iterator[Check]:
 def show(screen: Console, found: Iterable[Check]) -> None:
     """Print checks, each with its mend where one is needed."""
     for check in found:
-        mark = "[green]right[/green]" if check.right else "[red]wrong[/red]"
+        if not check.right:
+            mark = "[red]wrong[/red]"
+        else:
+            mark = "[yellow]look at[/yellow]" if check.warns else "[green]right[/green]"
         screen.print(f"{mark}  {escape(f'{check.name}: {check.seen}')}")
         if check.mend and (check.warns or not check.right):
             screen.print(f"       {escape(check.mend)}", style="yellow")

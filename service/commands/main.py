@@ -381,12 +381,12 @@ def model_threshold(
     raise typer.Exit(threshold(load(), value, name, reason))
 
 
-notices = typer.Typer(help="Who is told of trouble, `[notices.NAME]`.", no_args_is_help=True)
+notices = typer.Typer(help=r"Who is told of trouble, `\[notices.NAME]`.", no_args_is_help=True)
 app.add_typer(notices, name="notices")
 
 
 @notices.command("test")
-def notices_test(name: Annotated[str, typer.Argument(help="NAME of [notices.NAME].")]) -> None:
+def notices_test(name: Annotated[str, typer.Argument(help=r"NAME of \[notices.NAME].")]) -> None:
     """Send a test notice at once."""
     from service.commands.notices import test
 

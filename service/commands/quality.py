@@ -19,6 +19,7 @@ from service.core.errors import ConfigurationError
 from service.core.ledger import Ledger, check_migrated
 from service.core.quality import By, Quality
 from service.core.settings import Settings
+from worker.wording import RESEARCH_USE_ONLY
 
 
 def show(
@@ -57,6 +58,7 @@ def show(
 
 def _print(found: Quality) -> None:
     screen, overall = console(), found.overall
+    screen.print(RESEARCH_USE_ONLY, style="dim")
     screen.print(f"{found.studies} studies with a result, readers spoke of {found.reviewed}")
     for name, count in found.apart.items():
         screen.print(f"  not counted: {name} {count}", style="dim")

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydicom.uid import UID
 from rich.console import Console
 from rich.progress import Progress
 
 from service.core.destination import Destination
-from service.core.errors import ConfigurationError, DeliveryError, Refused
+from service.core.errors import ConfigurationError, DeliveryError, NotAccepted, Refused
 from service.core.header import read_header
 from service.core.settings import Settings
 from worker.peer import Answer, Sendable, Sent, answer_to, reason_for
@@ -40,8 +41,8 @@ def send(settings: Settings, paths: list[Path], to: str | None, calling: str | N
         # One association proposes at most 128 contexts (PS3.8 9.3.2.2), so a long list goes in batches.
         for start in range(0, len(objects), _BATCH):
             batch = objects[start : start + _BATCH]
-            for (file, _), sent in zip(batch, _sent(batch, calling, target), strict=True):
-                faults += _report(file, sent)
+            for (file, item), sent in zip(batch, _sent(batch, calling, target), strict=True):
+                faults += _report(file, item, sent)
                 progress.advance(task)
     if not files:
         sys.stderr.write("hilum: no file to send\n")
@@ -99,8 +100,12 @@ def gateway_of(settings: Settings, to: str | None) -> Destination:
         raise ConfigurationError("--to is dicom://AET@host:port, or dicoms://… for TLS") from None
 
 
-def _report(file: Path, sent: Sent) -> int:
+def _report(file: Path, item: Sendable, sent: Sent) -> int:
     if sent.status is not None and answer_to(sent.status) is Answer.ACCEPTED:
         return 0
+    if isinstance(sent.fault, NotAccepted):
+        what, syntax = UID(item.sop_class_uid).name, UID(item.transfer_syntax_uid).name
+        sys.stderr.write(f"hilum: {file}: the receiver does not take {what} in {syntax}\n")
+        return 1
     sys.stderr.write(f"hilum: {file}: {sent.fault or reason_for(sent.status or 0)}\n")
     return 1

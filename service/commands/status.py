@@ -15,6 +15,7 @@ from service.core.retry import retry_study
 from service.core.settings import Settings
 from service.core.tables import Study, Tombstone
 from service.core.tombstones import tombstone_of
+from worker.wording import RESEARCH_USE_ONLY
 
 
 def status(settings: Settings, study_instance_uid: str | None, limit: int, as_json: bool) -> int:
@@ -106,6 +107,7 @@ def _print_study(study: schemas.StudyOut) -> None:
     screen = console()
     result = study.result
     screen.print(f"[bold]{study.study_instance_uid}[/bold]  {study.state}, revision {study.revision}")
+    screen.print(f"  {RESEARCH_USE_ONLY}", style="dim")
     if result:
         parts = [result.finding, shown_probability(result.probability), result.reason or "", *result.flags]
         screen.print("  " + "; ".join(part for part in parts if part))

@@ -151,14 +151,16 @@ def reached(ledger: Ledger, destination: str) -> None:
         session.delete(circuit)
 
 
-def try_now(session: Session, destinations: Iterable[str]) -> None:
-    """Let the next try of these destinations be at once."""
-    session.execute(
+def try_now(session: Session, destinations: Iterable[str]) -> bool:
+    """Let the next try of these destinations be at once; return whether one of them was away."""
+    tried = session.execute(
         update(Circuit)
         .where(Circuit.destination.in_(list(destinations)))
         .values(open_until=now())
+        .returning(Circuit.destination)
         .execution_options(synchronize_session=False)
     )
+    return bool(tried.all())
 
 
 def away(session: Session) -> Sequence[Circuit]:

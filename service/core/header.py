@@ -296,6 +296,8 @@ def _of_head(head: Head | None) -> Header | None:
 
 def _of_file(path: Path) -> Header:
     dataset = _read(path, _KEYWORDS)
+    if dataset.preamble is None and not dataset:
+        raise Unreadable("no DICOM file: it has neither DICM at byte 128 nor any attribute of a DICOM header")
     return header_of(dataset, dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
 
 

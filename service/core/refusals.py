@@ -33,6 +33,7 @@ def refusals(session: Session, destinations: Iterable[Destination]) -> Sequence[
     return [row for row in session.scalars(select(Refusal)) if urls.get(row.destination) == row.url]
 
 
-def forget(session: Session, names: Iterable[str]) -> None:
-    """Offer the first form of everything to these destinations again."""
-    session.execute(delete(Refusal).where(Refusal.destination.in_(list(names))))
+def forget(session: Session, names: Iterable[str]) -> bool:
+    """Offer the first form of everything to these destinations again; return whether one had refused it."""
+    refused = delete(Refusal).where(Refusal.destination.in_(list(names))).returning(Refusal.destination)
+    return bool(session.execute(refused).all())

@@ -11,6 +11,8 @@ from service.core.settlement import deliveries_of, newest_revision, settle, unco
 from service.core.states import ConfirmationState, DeliveryState, InstanceState, RevisionState, StudyState
 from service.core.tables import Instance, Study
 
+NOTHING_TO_TRY = "nothing of it failed or is parked: there is nothing to try again"
+
 
 def retry_study(
     session: Session, study: Study, *, as_built: bool = False, by: str = "a person"
@@ -23,8 +25,8 @@ def retry_study(
     Returns
     -------
     str or None
-        Why there is no other try: the files of the study are gone. Sent again, it is analysed anew from then
-        on.
+        Why there is no other try: `NOTHING_TO_TRY`, or the files of the study are gone. Sent again, it is
+        analysed anew from then on.
     """
     moment = now()
     session.refresh(study, with_for_update=True)
@@ -34,32 +36,38 @@ def retry_study(
         record_event(session, study, "retried", f"{by} asked for another try, but {gone}")
         settle(session, study)
         return f"{gone}: send the study again, it is analysed anew then"
+    tried = False
     for instance in study.instances:
         unread = instance.state == InstanceState.QUARANTINED and instance.pixel_digest is None
         if instance.state == InstanceState.FAILED or unread:
             retry_instance(study, instance)
+            tried = True
         elif _left_out(instance):
             # By the rules of now; the report is built anew only when they take it.
             instance.state, instance.reason, instance.decision = InstanceState.RECEIVED, None, None
             instance.attempts, instance.ready_at = 0, moment
-            study.due_at = moment
+            study.due_at, tried = moment, True
     newest = newest_revision(session, study)
     deliveries = deliveries_of(session, study.id)
     destinations = {delivery.destination for delivery in deliveries}
-    forget(session, destinations)
-    try_now(session, destinations)
+    tried |= forget(session, destinations)
+    tried |= try_now(session, destinations)
     for delivery in deliveries:
         if delivery.state in (DeliveryState.PENDING, DeliveryState.PARKED) and study.state != StudyState.HELD:
             delivery.as_built = delivery.as_built or (as_built and delivery.state == DeliveryState.PARKED)
             delivery.state, delivery.ready_at = DeliveryState.PENDING, moment
             delivery.failures = delivery.losses = 0
+            tried = True
     for confirmation in unconfirmed(session, study.id):
         confirmation.state, confirmation.attempts = ConfirmationState.WAITING, 0
         confirmation.ready_at, confirmation.until = moment, moment + PATIENCE
         confirmation.transaction_uid = None
+        tried = True
     unbuilt = newest is not None and newest.state == RevisionState.FAILED
     if unbuilt or study.state in (StudyState.HELD, StudyState.FAILED):
-        study.due_at = moment  # concluded again with what is there now
+        study.due_at, tried = moment, True  # concluded again with what is there now
+    if not tried:
+        return NOTHING_TO_TRY
     if study.due_at is not None and study.state != StudyState.HELD:
         study.state, study.reason = StudyState.RECEIVING, None
     settle(session, study)

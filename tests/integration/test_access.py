@@ -15,7 +15,8 @@ from service.api.access import SESSION_SECONDS
 from service.api.rates import Rates
 from service.api.roles import MAY, Act
 from service.core.ledger import now
-from service.core.tables import Event, SignIn
+from service.core.states import InstanceState
+from service.core.tables import Event, Instance, SignIn
 from tests import audit_trail, factories
 from tests.tokens import HASHES, SECRETS, bearer, csrf, entries, sign_in
 
@@ -116,7 +117,14 @@ def test_the_table_of_roles_is_what_the_routes_do(client: Clients) -> None:
 
 def test_the_history_of_a_study_names_who_asked_for_another_try(client: Clients) -> None:
     api = client(api_tokens=entries())
-    ask(api, "POST", f"/api/studies/{UID}/retry", headers=bearer("clinician"))
+    before = events(api)
+    answer = ask(api, "POST", f"/api/studies/{UID}/retry", headers=bearer("clinician"))
+    assert (answer.status_code, answer.json()) == (200, {"status": "nothing to try again"})
+    assert events(api) == before
+    with api.ledger.write() as session:
+        session.execute(update(Instance).values(state=InstanceState.FAILED))
+    answer = ask(api, "POST", f"/api/studies/{UID}/retry", headers=bearer("clinician"))
+    assert answer.json() == {"status": "retried"}
     assert "clinician-token asked for another try" in events(api)
 
 

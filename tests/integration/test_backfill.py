@@ -42,6 +42,7 @@ from service.core.tables import (
     Revision,
     Study,
 )
+from service.core.tombstones import Erasure, add_tombstone
 from service.listener.scp import Listener
 from tests import factories, pipeline
 from tests.ledgers import migrated
@@ -333,6 +334,23 @@ def test_study_that_is_here_already_is_neither_fetched_nor_touched(opened: Opene
     assert after[0] == before[0]
     assert studies(context)[0].backfill_id is None
     assert count(context, Outbox) == 2
+
+
+def test_study_that_was_erased_here_is_not_said_to_be_missing_from_the_archive(opened: Opened) -> None:
+    context, film = opened(), past(0)
+    with context.ledger.write() as session:
+        erased = Erasure(
+            film.StudyInstanceUID, [film.SOPInstanceUID], now().isoformat(), "somebody", "ticket 7"
+        )
+        add_tombstone(session, erased)
+    begin(context)
+    run_through(context)
+    with context.ledger.read() as session:
+        row = session.scalars(
+            select(BackfillStudy).where(BackfillStudy.study_instance_uid == film.StudyInstanceUID)
+        ).one()
+    assert row.state == FetchState.MISSING
+    assert "it was erased here; `hilum purge --lift" in str(row.reason)
 
 
 @pytest.mark.parametrize(("originator", "is_ours"), [("HILUM", True), ("", True), ("ELSEWHERE", False)])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
+from pydicom.uid import JPEGExtended12Bit
 from rich.console import Console
 
 from model.weights import default_weights, read_info
@@ -245,6 +246,19 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, command: str) -> None:
     assert stopped.returncode == 2
     assert f"127.0.0.1:{port}" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+
+
+def test_a_transfer_syntax_that_the_receiver_does_not_take_is_named(tmp_path: Path) -> None:
+    """Alone, and beside a film of the same SOP class that is taken."""
+    film, other = factories.phantom_chest(0), factories.phantom_chest(1)
+    extended = factories.write(film, tmp_path, JPEGExtended12Bit)
+    with StoreScp(film.SOPClassUID) as pacs:
+        for accepted in (0, 1):
+            sent = hilum(tmp_path, "send", str(tmp_path), "--to", pacs.destination)
+            said = f"{extended}: the receiver does not take {film.SOPClassUID.name} in JPEG Extended"
+            assert said in sent.stderr
+            assert sent.stdout.startswith(f"{accepted} of {accepted + 1} file(s) accepted")
+            factories.write(other, tmp_path)
 
 
 def test_file_and_folder_names_are_names_and_no_commands(tmp_path: Path) -> None:

@@ -426,6 +426,7 @@ def test_the_command_writes_one_file_that_needs_nothing_beside_it(
     code, output = _run(filled, monkeypatch, "quality", *window, "--by", "sex")
     assert code == 0
     assert "75.0%" in output
+    assert "Research use only, not for diagnosis." in output
     assert _run(filled, monkeypatch, "quality", "--from", "2026-03-02", "--to", "2026-03-01")[0] != 0
 
 

@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select, update
 
 from service.commands.purge import purge_expired
-from service.commands.status import retry
+from service.commands.status import retry, status
 from service.core import removal, repair, retention
 from service.core.checks import Check, examine
 from service.core.errors import OutOfResources
@@ -25,7 +25,17 @@ from service.core.retry import retry_study
 from service.core.settings import load
 from service.core.settlement import settle
 from service.core.states import DELIVERED_STATES, DeliveryState, InstanceState, StudyState
-from service.core.tables import Analysis, Confirmation, Event, Instance, Outbox, Report, Study, Subject
+from service.core.tables import (
+    Analysis,
+    Confirmation,
+    Event,
+    Instance,
+    Outbox,
+    Refusal,
+    Report,
+    Study,
+    Subject,
+)
 from service.core.tombstones import Erasure, ErasureFile
 from service.scheduler.notices import Notices
 from service.scheduler.scheduler import Scheduler
@@ -152,6 +162,13 @@ def outbox(context: Context, state: DeliveryState, *, required: bool = True) -> 
             found.state = StudyState(state)
 
 
+def refused(context: Context) -> None:
+    """Let the newest study be delivered in its second form, so that a retry has something to try again."""
+    outbox(context, DeliveryState.DELIVERED)
+    with context.ledger.write() as session:
+        session.add(Refusal(destination="PACS", kind="sr", url="", at=now()))
+
+
 @both
 def test_a_study_that_is_done_loses_its_files_after_its_time_and_keeps_its_result(context: Context) -> None:
     done(context)
@@ -236,6 +253,7 @@ def test_files_stay_while_a_confirmation_is_waited_for(context: Context) -> None
 @both
 def test_being_sent_again_unchanged_keeps_no_files_and_a_person_s_retry_does(context: Context) -> None:
     one = done(context)
+    refused(context)
     older(context, 31)
     receive(context, one)
     assert events(context)[-1] == "duplicate"
@@ -320,6 +338,7 @@ def test_a_study_that_was_given_up_at_one_destination_is_never_said_to_be_confir
 
 def test_a_study_that_something_happened_to_meanwhile_keeps_its_files(context: Context) -> None:
     done(context)
+    refused(context)
     older(context, 31)
     (due,) = keeping(context).due(1)
     with context.ledger.write() as session:
@@ -662,6 +681,34 @@ def test_purge_expired_shows_and_removes_what_is_due(
     assert len(files(context)) == 4
     assert retry(context.settings, [first(context)]) == 1
     assert "no other try" in capsys.readouterr().err
+
+
+@both
+def test_a_study_of_which_nothing_failed_is_not_said_to_get_another_try(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done(context)
+    outbox(context, DeliveryState.CONFIRMED)
+    before = events(context)
+    assert retry(context.settings, [first(context)]) == 1
+    said = capsys.readouterr()
+    assert f"no other try of {first(context)}: nothing of it failed or is parked" in said.err
+    assert "another try" not in said.out
+    assert events(context) == before
+    outbox(context, DeliveryState.PARKED, required=False)
+    assert retry(context.settings, [first(context)]) == 0
+    assert events(context) == [*before, "retried"]
+
+
+def test_a_finding_on_the_screen_is_for_research_use_only(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reported(context, film())
+    capsys.readouterr()
+    assert status(context.settings, first(context), 1, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "present; 90.0 %" in said
+    assert "Research use only, not for diagnosis." in said
 
 
 def first(context: Context) -> str:

@@ -35,6 +35,7 @@ from service.core.ledger import now
 from service.core.receive import Arrival, Intake
 from service.core.states import BackfillState, FetchState, StudyState
 from service.core.tables import Backfill, BackfillStudy, Study
+from service.core.tombstones import tombstone_of
 from worker.archive import Archive, ArchiveError, Given
 from worker.archive_dimse import DimseArchive
 from worker.archive_web import WebArchive
@@ -226,6 +227,8 @@ class _Turn:
             ).one_or_none()
             if here is None:
                 why = given.reason or "the archive told of it and gave nothing of it"
+                if tombstone_of(session, study.study_instance_uid) is not None:
+                    why = "it was erased here; `hilum purge --lift --study` with its UID lets it in again"
                 _set(session, study, FetchState.MISSING, reason=why)
                 return
             at_work = here.state in (StudyState.RECEIVING, StudyState.ANALYSING)

@@ -47,6 +47,23 @@ def test_what_is_no_data_set_is_unreadable(tmp_path: Path, content: bytes) -> No
         read_header(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"text\n" * 200, b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + bytes(4096)])
+def test_what_is_no_dicom_file_is_called_that(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.dcm"
+    path.write_bytes(content)
+    with pytest.raises(Unreadable, match="no DICOM file"):
+        read_header(path)
+
+
+def test_a_dicom_file_without_its_uids_is_not_called_that(tmp_path: Path) -> None:
+    film = factories.phantom_chest()
+    del film.SOPClassUID
+    path = tmp_path / "raw.dcm"
+    film.save_as(path, implicit_vr=True, little_endian=True)
+    with pytest.raises(Unreadable, match="has no SOPClassUID"):
+        read_header(path)
+
+
 def test_a_header_cut_short_is_unreadable(tmp_path: Path) -> None:
     path = factories.write(factories.phantom_chest(), tmp_path)
     path.write_bytes(path.read_bytes()[:600])
