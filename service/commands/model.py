@@ -131,9 +131,7 @@ def threshold(settings: Settings, value: float | None, name: str | None, reason:
         models.set_threshold(session, model, value, _decision(reason))
         return model
 
-    said = (
-        f"goes by {_threshold(value)} from the next film on, and the zone that is indeterminate lies about it"
-    )
+    said = f"goes by {_threshold(value)} from the next film on; what is indeterminate lies about that"
     return _change(settings, _ledger(settings), change, said, reason)
 
 

@@ -94,9 +94,8 @@ def missing_internals() -> list[str]:
 def remember_uids() -> None:
     """Let pynetdicom check a UID once in this process, rather than in each of its objects.
 
-    What it finds no fault with it also says nothing of.
-
-    Of an association with 120 contexts that is more than half of the work.
+    What it finds no fault with it also says nothing of. Of an association with 120 contexts that is more than
+    half of the work; a C-STORE and its response name the same two UIDs.
     """
     for module in (dimse_primitives, pdu_items, presentation):
         names: dict[str, Any] = vars(module)

@@ -179,12 +179,9 @@ def test_a_number_in_a_list_stands_with_its_limits(client: Clients) -> None:
     row = api.get("/").text.partition(f'data-uid="{UID}"')[2].partition("</tr>")[0]
     assert "79.8 %" in row
     assert "<td>outside the validated population</td>" in row
-    study = next(
-        item for item in api.get("/api/studies").json()["studies"] if item["study_instance_uid"] == UID
-    )
-    assert schemas.StudySummary(**{**study, "attention": "parked"}).to_know == (
-        "parked; outside the validated population"
-    )
+    listed = api.get("/api/studies").json()["studies"]
+    said = next(item for item in listed if item["study_instance_uid"] == UID) | {"attention": "parked"}
+    assert schemas.StudySummary(**said).to_know == "parked; outside the validated population"
 
 
 def test_what_peers_and_data_sets_say_is_text_and_never_a_script(troubled: Clients) -> None:
